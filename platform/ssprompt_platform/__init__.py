@@ -1,0 +1,1 @@
+"""The study platform around ssprompt_core: Ray, Optuna, MLflow and storage."""

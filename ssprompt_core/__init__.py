@@ -1,0 +1,1 @@
+"""SSPrompt: few-shot prompt learning for a frozen Segment Anything model."""

@@ -1,0 +1,1 @@
+"""Frozen promptable segmentation models."""

@@ -1,0 +1,1 @@
+"""Learnable prompts: spatial, semantic and their union."""

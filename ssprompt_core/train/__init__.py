@@ -1,0 +1,1 @@
+"""Fitting prompts to labelled images."""
