@@ -1,0 +1,137 @@
+"""Segment Anything as a frozen segmenter, over segment-anything's own modules."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from segment_anything.utils.transforms import ResizeLongestSide
+from torch import Tensor, nn
+
+from ssprompt_core.models.decoding import decode_masks
+from ssprompt_core.models.segmenter import Segmenter
+
+_MAX_PAIR_CELLS = {"cpu": 2**16, "cuda": 2**20}
+"""Cells times (image, class) pairs decoded at once without gradient: bounds the memory."""
+
+
+class SamSegmenter(Segmenter):
+    """Segment Anything (arXiv 2304.02643), frozen.
+
+    Args:
+        sam: A module with segment-anything's ``image_encoder``, ``prompt_encoder`` and
+            ``mask_decoder``, and the buffers ``pixel_mean`` and ``pixel_std``; a
+            ``segment_anything.modeling.Sam`` is one.
+        name: Registry name.
+        native_text: Whether text embeddings of length ``D`` serve as prompt tokens.
+    """
+
+    def __init__(self, sam: Any, *, name: str, native_text: bool = False) -> None:
+        super().__init__()
+        self.name = name
+        self.image_encoder: nn.Module = sam.image_encoder
+        self.prompt_encoder: Any = sam.prompt_encoder
+        self.mask_decoder: nn.Module = sam.mask_decoder
+        self.pixel_mean: Tensor
+        self.pixel_std: Tensor
+        self.register_buffer("pixel_mean", sam.pixel_mean.detach().clone().view(3, 1, 1), False)
+        self.register_buffer("pixel_std", sam.pixel_std.detach().clone().view(3, 1, 1), False)
+        self.embed_dim = int(self.prompt_encoder.embed_dim)
+        self.grid_size = int(self.prompt_encoder.image_embedding_size[0])
+        self.image_size = int(self.prompt_encoder.input_image_size[0])
+        self.native_text = native_text
+        self.text_dim = self.embed_dim if native_text else None
+        self.freeze()
+
+    def preprocessing(self) -> dict[str, Any]:
+        """Constants of the preprocessing, for the fingerprint."""
+        return {
+            "resize": "longest side, PIL bilinear",
+            "image_size": self.image_size,
+            "pixel_mean": self.pixel_mean.flatten().tolist(),
+            "pixel_std": self.pixel_std.flatten().tolist(),
+        }
+
+    def preprocess(self, image: NDArray[np.uint8]) -> Tensor:
+        """Resize, normalise and pad as ``SamPredictor.set_image`` does, float32 ``[3, S, S]``."""
+        resized = ResizeLongestSide(self.image_size).apply_image(image)
+        # on the CPU whatever the device of the weights: pictures are read there
+        x_3yx = torch.from_numpy(resized).permute(2, 0, 1).contiguous()
+        x_3yx = (x_3yx - self.pixel_mean.cpu()) / self.pixel_std.cpu()
+        rows, columns = x_3yx.shape[1:]
+        return F.pad(x_3yx, (0, self.image_size - columns, 0, self.image_size - rows))
+
+    @torch.no_grad()
+    def encode_images(self, x_B3SS: Tensor) -> Tensor:
+        """Image embeddings, float ``[B, D, h, w]``, without gradient."""
+        embeddings_BDhw: Tensor = self.image_encoder(x_B3SS)
+        return embeddings_BDhw
+
+    def encode_points(self, xy_N2: Tensor, labels_N: Tensor | None = None) -> Tensor:
+        """Embed points as the stock prompt encoder does, without its padding point, ``[N, D]``.
+
+        Position (x, y) in [0, 1] is continuous: the centre of pixel (0, 0) is (0.5, 0.5) / S.
+        """
+        encoder = self.prompt_encoder
+        kind_2D = torch.cat([encoder.point_embeddings[i].weight for i in (0, 1)])
+        kind_ND = kind_2D[1] if labels_N is None else kind_2D[labels_N]
+        # frequencies of half a million radians would not survive 8 bits of mantissa
+        with torch.autocast(xy_N2.device.type, enabled=False):
+            size = (self.image_size, self.image_size)
+            position_ND = encoder.pe_layer.forward_with_coords(
+                xy_N2[None].float() * self.image_size, size
+            )[0]
+            tokens_ND: Tensor = position_ND + kind_ND
+        return tokens_ND
+
+    def decode(
+        self, embeddings_BDhw: Tensor, tokens_CTD: Tensor, *, cells_P: Tensor | None = None
+    ) -> Tensor:
+        """Mask logits by SAM's unmodified mask decoder, one pass per class.
+
+        Returns:
+            ``[B, C, 4h, 4w]``, or ``[B, C, P, 4, 4]`` with ``cells_P``. Without gradient it works
+            in chunks of bounded memory; with gradient the caller chooses the batch.
+        """
+        device = embeddings_BDhw.device
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            image_pe_Dhw = self.prompt_encoder.get_dense_pe()[0]
+        dense_D = self.prompt_encoder.no_mask_embed.weight[0]
+
+        def run(images: Tensor, tokens: Tensor) -> Tensor:
+            return decode_masks(self.mask_decoder, images, image_pe_Dhw, dense_D, tokens, cells_P)
+
+        if torch.is_grad_enabled():
+            return run(embeddings_BDhw, tokens_CTD)
+        pairs = max(1, _MAX_PAIR_CELLS.get(device.type, 2**20) // self.grid_size**2)
+        images_at_once = max(1, pairs // len(tokens_CTD))
+        return torch.cat(
+            [
+                torch.cat([run(images, tokens) for tokens in torch.split(tokens_CTD, pairs)], dim=1)
+                for images in torch.split(embeddings_BDhw, images_at_once)
+            ]
+        )
+
+    def valid_frame(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the logits whose centres lie on an image of this size."""
+        scale = 4 * self.grid_size / self.image_size
+        resized = ResizeLongestSide.get_preprocess_shape(height, width, self.image_size)
+        rows, columns = (max(1, math.ceil(side * scale - 0.5)) for side in resized)
+        return rows, columns
+
+    def upscale_logits(self, logits_BCyx: Tensor, height: int, width: int) -> Tensor:
+        """Upscale, remove the padding and resize as ``Sam.postprocess_masks`` does."""
+        square = (self.image_size, self.image_size)
+        rows, columns = ResizeLongestSide.get_preprocess_shape(height, width, self.image_size)
+        logits_BCSS = _resize(logits_BCyx, square)
+        return _resize(logits_BCSS[..., :rows, :columns], (height, width))
+
+
+def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    if x.shape[-2:] == size:
+        return x  # bilinear resizing to the same size is the identity
+    return F.interpolate(x, size, mode="bilinear", align_corners=False)

@@ -1,0 +1,112 @@
+"""What a frozen promptable segmentation model must offer; each passes one contract test."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+
+class Segmenter(nn.Module, ABC):
+    """A promptable segmenter in which everything is frozen.
+
+    Parameters never require a gradient, the module stays in evaluation mode, and gradients flow
+    through it to prompts only. Letters in names: B images, D channels, h = w grid of the image
+    embedding, S side of the encoder's square input, C classes, T tokens of a class.
+
+    Attributes:
+        name: Registry name.
+        embed_dim: Channels ``D`` of image embeddings and prompt tokens.
+        grid_size: ``h = w`` of an image embedding.
+        image_size: Side ``S`` of the padded square that the image encoder takes.
+        native_text: Whether text embeddings of its own text encoder are prompt tokens already.
+        text_dim: Length of those text embeddings; None without native text.
+    """
+
+    name: str
+    embed_dim: int
+    grid_size: int
+    image_size: int
+    native_text: bool
+    text_dim: int | None
+
+    def freeze(self) -> None:
+        """Freeze all parameters; called once by the constructor of a segmenter."""
+        self.requires_grad_(False)
+        super().train(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """Do nothing: a frozen model has no training mode."""
+        return self
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of all weights and the preprocessing: the content key of embeddings."""
+        digest = hashlib.sha256(json.dumps(self.preprocessing(), sort_keys=True).encode())
+        for key, value in sorted(self.state_dict().items()):
+            digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    @abstractmethod
+    def preprocessing(self) -> dict[str, Any]:
+        """The constants of :meth:`preprocess`, as JSON values; part of the fingerprint."""
+
+    @abstractmethod
+    def preprocess(self, image: NDArray[np.uint8]) -> Tensor:
+        """Make the encoder's input of an RGB image, uint8 ``[H, W, 3]``.
+
+        Returns:
+            Float32 ``[3, S, S]``: longest side resized to ``S``, normalised, zero-padded at the
+            right or bottom.
+        """
+
+    @abstractmethod
+    def encode_images(self, x_B3SS: Tensor) -> Tensor:
+        """Image embeddings, float ``[B, D, h, w]``, without gradient."""
+
+    @abstractmethod
+    def encode_points(self, xy_N2: Tensor, labels_N: Tensor | None = None) -> Tensor:
+        """Embed points.
+
+        Args:
+            xy_N2: Positions (x, y) in [0, 1] of the padded square; differentiable.
+            labels_N: 1 for foreground, 0 for background, int64; None means all 1.
+
+        Returns:
+            Tokens, float32 ``[N, D]``.
+        """
+
+    @abstractmethod
+    def decode(
+        self, embeddings_BDhw: Tensor, tokens_CTD: Tensor, *, cells_P: Tensor | None = None
+    ) -> Tensor:
+        """Mask logits of each class on each image, one decoder pass per class.
+
+        Args:
+            embeddings_BDhw: Image embeddings; they get no gradient.
+            tokens_CTD: Prompt tokens of each class, shared by the images; differentiable.
+            cells_P: Flat indices of embedding cells in ``[0, h * w)``, int64, where only a part
+                of the logits is needed.
+
+        Returns:
+            Logits ``[B, C, 4h, 4w]``; with ``cells_P`` ``[B, C, P, 4, 4]``, the same numbers.
+        """
+
+    @abstractmethod
+    def valid_frame(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the ``4h x 4w`` logits that an image of this size covers.
+
+        Counts pixels whose centre lies on the image; the rest is padding.
+        """
+
+    @abstractmethod
+    def upscale_logits(self, logits_BCyx: Tensor, height: int, width: int) -> Tensor:
+        """Bring logits ``[B, C, 4h, 4w]`` to an image's own size, ``[B, C, height, width]``."""

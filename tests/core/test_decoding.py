@@ -1,0 +1,115 @@
+"""The batched decoder gives the numbers and gradients of segment-anything's own call."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_sam import small_segmenter, tiny_segmenter
+
+from ssprompt_core.models import sam as sam_module
+from ssprompt_core.models.decoding import decode_masks
+
+
+def stock_logits(segmenter, embeddings_BDhw, tokens_CTD):
+    """One stock call per image; the classes are its batch of prompts."""
+    encoder, grid = segmenter.prompt_encoder, segmenter.grid_size
+    dense = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+    masks = [
+        segmenter.mask_decoder(
+            image_embeddings=embedding[None],
+            image_pe=encoder.get_dense_pe(),
+            sparse_prompt_embeddings=tokens_CTD,
+            dense_prompt_embeddings=dense.expand(len(tokens_CTD), -1, grid, grid),
+            multimask_output=False,
+        )[0][:, 0]
+        for embedding in embeddings_BDhw
+    ]
+    return torch.stack(masks)
+
+
+@pytest.fixture(params=["tiny", "small"])
+def segmenter(request):
+    return tiny_segmenter() if request.param == "tiny" else small_segmenter()
+
+
+def problem(segmenter, images=3, classes=4, count=7, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    grid, dim = segmenter.grid_size, segmenter.embed_dim
+    embeddings = torch.randn(images, dim, grid, grid, generator=generator)
+    tokens = torch.randn(classes, count, dim, generator=generator)
+    return embeddings, tokens.requires_grad_()
+
+
+@pytest.mark.parametrize(("images", "classes", "count"), [(1, 1, 1), (3, 4, 7), (2, 5, 2)])
+def test_masks_equal_those_of_the_stock_call(segmenter, images, classes, count):
+    embeddings, tokens = problem(segmenter, images, classes, count)
+    with torch.no_grad():
+        expected = stock_logits(segmenter, embeddings, tokens)
+        found = segmenter.decode(embeddings, tokens)
+    assert expected.std() > 1e-3
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.std()))
+
+
+def test_gradients_equal_those_of_the_stock_call(segmenter):
+    embeddings, tokens = problem(segmenter)
+    probe = torch.randn(3, 4, 4 * segmenter.grid_size, 4 * segmenter.grid_size)
+    (expected,) = torch.autograd.grad(
+        (stock_logits(segmenter, embeddings, tokens) * probe).sum(), tokens
+    )
+    (found,) = torch.autograd.grad((segmenter.decode(embeddings, tokens) * probe).sum(), tokens)
+    assert float((found - expected).norm() / expected.norm()) < 1e-5
+
+
+def test_gradients_through_some_cells_equal_those_of_the_stock_call(segmenter):
+    embeddings, tokens = problem(segmenter)
+    grid = segmenter.grid_size
+    cells = torch.tensor([1, grid, 2 * grid + 3])
+    logits = stock_logits(segmenter, embeddings, tokens)
+    blocks = logits.view(3, 4, grid, 4, grid, 4).transpose(3, 4).reshape(3, 4, -1, 4, 4)
+    (expected,) = torch.autograd.grad(blocks[:, :, cells].square().sum(), tokens)
+    some = segmenter.decode(embeddings, tokens, cells_P=cells)
+    (found,) = torch.autograd.grad(some.square().sum(), tokens)
+    assert float((found - expected).norm() / expected.norm()) < 1e-5
+
+
+def test_gradients_are_right_by_finite_differences():
+    segmenter = tiny_segmenter().double()
+    embeddings, tokens = problem(segmenter, images=2, classes=2, count=2)
+    pe = segmenter.prompt_encoder.get_dense_pe()[0].double()
+    dense = segmenter.prompt_encoder.no_mask_embed.weight[0]
+    cells = torch.tensor([3, 10])
+    assert torch.autograd.gradcheck(
+        lambda t: decode_masks(segmenter.mask_decoder, embeddings.double(), pe, dense, t, cells),
+        tokens.detach().double().requires_grad_(),
+        fast_mode=True,
+    )
+
+
+def test_chunks_without_gradient_change_nothing(monkeypatch):
+    segmenter = tiny_segmenter()
+    embeddings, tokens = problem(segmenter, images=5)
+    with torch.no_grad():
+        whole = segmenter.decode(embeddings, tokens)
+        for pairs in (1, 3, 8):
+            monkeypatch.setitem(sam_module._MAX_PAIR_CELLS, "cpu", pairs * 36)
+            chunked = segmenter.decode(embeddings, tokens)
+            torch.testing.assert_close(chunked, whole, rtol=1e-4, atol=1e-6)
+
+
+def test_the_image_gets_no_gradient():
+    segmenter = tiny_segmenter()
+    embeddings, tokens = problem(segmenter)
+    embeddings.requires_grad_()
+    segmenter.decode(embeddings, tokens).sum().backward()
+    assert embeddings.grad is None
+
+
+def test_bf16_runs_and_stays_near():
+    segmenter = tiny_segmenter()
+    embeddings, tokens = problem(segmenter)
+    exact = segmenter.decode(embeddings, tokens)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = segmenter.decode(embeddings, tokens)
+    rounded.float().square().mean().backward()
+    assert float((rounded.float() - exact).norm() / exact.norm()) < 0.1
+    assert torch.isfinite(tokens.grad).all()
