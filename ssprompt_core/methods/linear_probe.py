@@ -1,0 +1,95 @@
+"""The honest baseline that often wins: logistic regression on frozen image embeddings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssprompt_core.methods.model import FewShotModel, MethodSpec
+from ssprompt_core.methods.settings import MethodSettings
+from ssprompt_core.models.segmenter import Segmenter
+
+
+class LinearProbe(FewShotModel):
+    """L2-regularised multinomial logistic regression on standardised embeddings.
+
+    Each embedding cell gets logits from its ``D`` channels, standardised by the support images'
+    mean and standard deviation; the logits are resized bilinearly to ``4h x 4w``, in training as
+    in prediction. It is fitted by the same loop and losses as the prompts. No prompt and no decoder
+    takes part.
+
+    Args:
+        segmenter: Frozen; only its grid and channels matter here.
+        settings: ``lr_probe`` and ``weight_decay``.
+        num_classes: ``C``.
+    """
+
+    def __init__(self, segmenter: Segmenter, settings: MethodSettings, num_classes: int) -> None:
+        super().__init__(segmenter, num_classes)
+        self._settings = settings
+        device = next(segmenter.parameters()).device
+        self.weight = nn.Parameter(torch.zeros(num_classes, segmenter.embed_dim, device=device))
+        self.bias = nn.Parameter(torch.zeros(num_classes, device=device))
+        self.mean: Tensor
+        self.deviation: Tensor
+        self.register_buffer("mean", torch.zeros(segmenter.embed_dim, device=device))
+        self.register_buffer("deviation", torch.ones(segmenter.embed_dim, device=device))
+
+    @torch.no_grad()
+    def prepare(self, embeddings_nDhw: Tensor) -> None:
+        """Take mean and standard deviation of the support images' channels."""
+        count = 0
+        total_D = torch.zeros(len(self.mean), dtype=torch.float64)
+        square_D = torch.zeros_like(total_D)
+        # image by image: the embeddings may be a memory-mapped file larger than the memory
+        for embedding_Dhw in embeddings_nDhw:
+            cells_DS = embedding_Dhw.flatten(1).cpu().double()
+            count += cells_DS.shape[1]
+            total_D += cells_DS.sum(1)
+            square_D += cells_DS.square().sum(1)
+        mean_D = total_D / count
+        variance_D = (square_D / count - mean_D.square()).clamp_min(0)
+        self.mean.copy_(mean_D)
+        self.deviation.copy_(variance_D.sqrt().clamp_min(1e-6))
+
+    def class_logits(self, embeddings_BDhw: Tensor, cells_P: Tensor | None = None) -> Tensor:
+        """Logits ``[B, C, 4h, 4w]``, or ``[B, C, P, 4, 4]`` with ``cells_P``."""
+        weight_CD = self.weight / self.deviation
+        bias_C = self.bias - weight_CD @ self.mean
+        logits_BChw = F.conv2d(embeddings_BDhw, weight_CD[:, :, None, None], bias_C)
+        logits_BCyx = F.interpolate(
+            logits_BChw, scale_factor=4, mode="bilinear", align_corners=False
+        )
+        if cells_P is None:
+            return logits_BCyx
+        h, w = logits_BChw.shape[-2:]
+        cells_BChw44 = logits_BCyx.view(*logits_BChw.shape[:2], h, 4, w, 4).transpose(3, 4)
+        return cells_BChw44.flatten(2, 3)[:, :, cells_P]
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """One group."""
+        return [{"params": [self.weight, self.bias], "lr": self._settings.lr_probe}]
+
+    def penalty(self) -> Tensor:
+        """``weight_decay / 2`` times the squared norm of the weights, as in ridge regression."""
+        return 0.5 * self._settings.weight_decay * self.weight.square().sum()
+
+
+def _build(
+    settings: MethodSettings, segmenter: Segmenter, text_CE: Tensor, num_classes: int, seed: int
+) -> LinearProbe:
+    # convex and started from zero: neither names nor seed play a part
+    return LinearProbe(segmenter, settings, num_classes)
+
+
+LINEAR_PROBE = MethodSpec(
+    name="linear_probe",
+    description="Logistic regression on the frozen image embeddings, without prompts or decoder.",
+    source="the usual baseline of frozen features, e.g. arXiv 2103.00020, 3.2",
+    hyperparameters=("lr_probe", "weight_decay"),
+    trains=True,
+    build=_build,
+)

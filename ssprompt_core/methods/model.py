@@ -1,0 +1,101 @@
+"""What every row of the comparison is: a few trainable parameters beside a frozen segmenter."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from ssprompt_core.methods.settings import MethodSettings
+from ssprompt_core.models.segmenter import Segmenter
+
+
+class FewShotModel(nn.Module, ABC):
+    """Class logits for images of which only the frozen embeddings are seen.
+
+    The module's parameters are the trained ones and no others: the segmenter is held without being
+    registered.
+
+    Args:
+        segmenter: Frozen.
+        num_classes: ``C``.
+
+    Attributes:
+        num_classes: ``C``.
+    """
+
+    def __init__(self, segmenter: Segmenter, num_classes: int) -> None:
+        super().__init__()
+        self._frozen = (segmenter,)
+        self.num_classes = num_classes
+
+    @property
+    def segmenter(self) -> Segmenter:
+        """The frozen segmenter, shared by any number of models."""
+        return self._frozen[0]
+
+    def place(self, device: torch.device | str) -> Self:
+        """Move the parameters and the segmenter to a device."""
+        self.segmenter.to(device)
+        return self.to(device)
+
+    @abstractmethod
+    def class_logits(self, embeddings_BDhw: Tensor, cells_P: Tensor | None = None) -> Tensor:
+        """Logits of every class.
+
+        Args:
+            embeddings_BDhw: Frozen image embeddings, float32.
+            cells_P: Flat indices of embedding cells, int64; None asks for all.
+
+        Returns:
+            ``[B, C, 4h, 4w]``, or ``[B, C, P, 4, 4]`` with ``cells_P``.
+        """
+
+    @abstractmethod
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Groups for AdamW, each with ``params`` and ``lr``; empty where nothing is trained."""
+
+    def prepare(self, embeddings_nDhw: Tensor) -> None:
+        """See the support images' embeddings once before training; most models need not."""
+        return
+
+    def penalty(self) -> Tensor | None:
+        """A differentiable scalar that training adds to the loss, or None."""
+        return None
+
+    def trainable_parameters(self) -> int:
+        """How many numbers are trained."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+    def export(self) -> dict[str, Tensor]:
+        """What was learned, on the CPU: the whole state, and prompts as the decoder gets them."""
+        return {name: value.detach().cpu().clone() for name, value in self.state_dict().items()}
+
+
+Build = Callable[[MethodSettings, Segmenter, Tensor, int, int], FewShotModel]
+"""Takes settings, segmenter, text embeddings ``[C, D_text]``, ``C`` and a seed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodSpec:
+    """A row of the comparison.
+
+    Attributes:
+        name: Registry name.
+        description: What it learns, in one sentence.
+        source: Where it comes from.
+        hyperparameters: Fields of :class:`MethodSettings` that it uses.
+        trains: Whether there is anything to train.
+        build: Makes an untrained model.
+    """
+
+    name: str
+    description: str
+    source: str
+    hyperparameters: tuple[str, ...]
+    trains: bool
+    build: Build
