@@ -1,0 +1,110 @@
+"""What a worker needs to train and score: data, stored embeddings, the frozen model, settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from ssprompt_core.data.dataset import SegmentationDataset
+from ssprompt_core.methods import FewShotModel, MethodSettings, build_model
+from ssprompt_core.train.fit import FitResult, FitSettings, LabelledEmbeddings, Report, fit
+from ssprompt_core.train.state import TrainState
+from ssprompt_platform.cluster import Resources
+from ssprompt_platform.config.schema import TrainConfig
+from ssprompt_platform.embeddings import EmbeddingStore
+from ssprompt_platform.plan import Group
+from ssprompt_platform.sources import SegmenterSource
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Made in the driver, sent to the workers once.
+
+    Attributes:
+        dataset: The data; in the search without the test labels.
+        store: Embeddings of every image that is asked for.
+        source: How to build the frozen segmenter.
+        texts: Text embeddings of the classes, float32 ``[C, D_text]``.
+        train: The ``train`` group of the configuration.
+        resources: What the worker has.
+    """
+
+    dataset: SegmentationDataset
+    store: EmbeddingStore
+    source: SegmenterSource
+    texts: Tensor
+    train: TrainConfig
+    resources: Resources
+
+    def with_dataset(self, dataset: SegmentationDataset) -> Bench:
+        """The same bench over another view of the data."""
+        return replace(self, dataset=dataset)
+
+    @property
+    def num_classes(self) -> int:
+        """``C``."""
+        return len(self.dataset.class_names)
+
+    def labelled(self, image_ids: Sequence[str]) -> LabelledEmbeddings:
+        """Embeddings and labels of some images."""
+        labels = [self.dataset.label(image_id) for image_id in image_ids]
+        return LabelledEmbeddings(
+            embeddings=self.store.stack([self.dataset.digest(i) for i in image_ids]),
+            labels=labels,
+            sizes=[(label.shape[0], label.shape[1]) for label in labels],
+        )
+
+    def model(self, group: Group, hyperparameters: Mapping[str, Any], seed: int) -> FewShotModel:
+        """An untrained model of the group's method."""
+        segmenter = self.source.build().to(self.resources.device)
+        return build_model(
+            group.method,
+            MethodSettings(**hyperparameters),
+            segmenter,
+            self.texts,
+            num_classes=self.num_classes,
+            seed=seed,
+        )
+
+    def fit(
+        self,
+        model: FewShotModel,
+        support_ids: Sequence[str],
+        *,
+        epochs: int,
+        seed: int,
+        checkpoint_every: int,
+        report: Report,
+        get_checkpoint: Callable[[], TrainState | None],
+    ) -> FitResult:
+        """Train a model on its support images."""
+        settings = fit_settings(self.train, self.resources.device, epochs, seed)
+        return fit(
+            model,
+            self.labelled(support_ids),
+            replace(settings, checkpoint_every=checkpoint_every),
+            report=report,
+            get_checkpoint=get_checkpoint,
+        )
+
+
+def fit_settings(train: TrainConfig, device: str, epochs: int, seed: int) -> FitSettings:
+    """The core's settings of one fit, without checkpoints.
+
+    Raises:
+        UserError: The ``train`` group asks for what the device cannot do.
+    """
+    return FitSettings(
+        epochs=epochs,
+        steps_per_epoch=train.steps_per_epoch,
+        batch_size=train.batch_size,
+        cells=train.cells,
+        ce_weight=train.ce_weight,
+        dice_weight=train.dice_weight,
+        precision=train.precision,
+        device=device,
+        seed=seed,
+    )

@@ -1,0 +1,140 @@
+"""Joins or starts a Ray cluster and says what a worker gets of it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ray
+import torch
+
+from ssprompt_core.errors import UserError
+from ssprompt_platform.config.schema import TrainConfig
+
+_ENVIRONMENT = {
+    # the controller polls its workers: 2 s a poll is longer than an epoch of a small fit
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
+    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
+    # paths in configurations are relative to where the user stands, not to a trial's folder
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    # Ctrl-C ends the study at once; it is continued by its id
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the workers of a study are and get.
+
+    Attributes:
+        workers: Workers that encode and run the final fits.
+        slots: Workers that fit into the cluster at once.
+        cpus_per_worker: CPUs, and torch threads, of each.
+        gpus_per_worker: GPUs of each; a fraction shares a GPU.
+        device: Where torch computes.
+    """
+
+    workers: int
+    slots: int
+    cpus_per_worker: int
+    gpus_per_worker: float
+    device: str
+
+    def per_worker(self) -> dict[str, float]:
+        """Ray's resource request of one worker."""
+        request: dict[str, float] = {"CPU": self.cpus_per_worker}
+        if self.gpus_per_worker:
+            request["GPU"] = self.gpus_per_worker
+        return request
+
+
+def prepare_environment() -> None:
+    """Set Ray's switches; in the driver, and in a trial that starts a Ray Train run itself."""
+    for key, value in _ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+
+
+def limit_threads(cpus: int) -> None:
+    """Keep torch within a worker's CPUs: more threads than CPUs slow every worker down."""
+    torch.set_num_threads(cpus)
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """Use the cluster of this process, of ``RAY_ADDRESS``, or an own one for the duration."""
+    prepare_environment()
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    if ray.is_initialized():
+        yield
+        return
+    ray.init(
+        address=os.environ.get("RAY_ADDRESS", "local"),
+        # Ray Train inside Ray Tune frees its placement groups through the dashboard's State API
+        **({} if "RAY_ADDRESS" in os.environ else {"include_dashboard": True}),
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        runtime_env={"env_vars": dict(_ENVIRONMENT)},
+    )
+    previous = signal.signal(signal.SIGTERM, _terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        ray.shutdown()
+
+
+def _terminated(*_: object) -> None:
+    """End as an error would, so that open runs are closed (``ray job stop`` sends SIGTERM)."""
+    sys.exit(128 + signal.SIGTERM)
+
+
+def resolve_resources(config: TrainConfig, total: dict[str, float]) -> Resources:
+    """Fill in what the configuration leaves to the cluster.
+
+    Args:
+        config: The ``train`` group.
+        total: The cluster's resources, as ``ray.cluster_resources()`` tells them.
+
+    Raises:
+        UserError: The cluster cannot hold what is asked for.
+    """
+    cpus, gpus = int(total.get("CPU", 1)), total.get("GPU", 0.0)
+    if config.cpus_per_worker > cpus:
+        raise UserError(
+            f"train.cpus_per_worker is {config.cpus_per_worker}, but the cluster has {cpus} CPUs"
+        )
+    fitting = max(1, cpus // config.cpus_per_worker)
+    workers = config.workers or fitting
+    share = config.gpus_per_worker
+    if share is None:
+        share = 0.0 if config.device == "cpu" else min(1.0, gpus / workers)
+        if 0 < share < 1:
+            # Ray shares a GPU only in fractions whose multiples fit one GPU
+            share = 1 / -(-workers // max(1, int(gpus)))
+    for key, needed in (("workers", workers), ("workers_per_trial", config.workers_per_trial)):
+        if needed > fitting or needed * share > gpus + 1e-6:
+            raise UserError(
+                f"train.{key} asks for {needed} x ({config.cpus_per_worker} CPUs, {share:g} GPUs), "
+                f"but the cluster has {cpus} CPUs and {gpus:g} GPUs"
+            )
+    if config.device == "cuda" and not share:
+        raise UserError("train.device is cuda, but the workers get no GPU (train.gpus_per_worker)")
+    device = "cuda" if share and config.device != "cpu" else "cpu"
+    return Resources(workers, fitting, config.cpus_per_worker, share, device)
+
+
+def local_resources() -> dict[str, float]:
+    """What an own cluster on this machine would have."""
+    return {"CPU": len(os.sched_getaffinity(0)), "GPU": torch.cuda.device_count()}

@@ -1,0 +1,194 @@
+"""Every option of a study, grouped by role: type, default, meaning and bounds in one place."""
+
+# ruff: noqa: RUF009  (each of the calls below returns a dataclass field)
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def _option(
+    default: Any, meaning: str, *, choices: tuple[str, ...] = (), low: float | None = None
+) -> Any:
+    """A dataclass field that knows its meaning (for ``--help``), choices and lower bound."""
+    metadata = {"meaning": meaning, "choices": choices, "low": low}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class StudyConfig:
+    """What is compared: methods, shots and seeds."""
+
+    name: str = _option("", "name in tables and MLflow; empty: the name of the study file")
+    id: str = _option(
+        "", "identity; an id given again continues that study; empty: name and UTC time"
+    )
+    methods: list[str] = _option(
+        ["zero_shot", "linear_probe", "xy_points", "spa", "sem", "ssprompt"],
+        "rows of the table",
+    )
+    shots: list[int] = _option([1, 4, 16], "values of K: labelled images per class")
+    draws: int = _option(5, "support draws per K that the final score is over", low=1)
+    seed: int = _option(0, "seed of draws, fits and search", low=0)
+    selection: str = _option(
+        "extra_shots",
+        "what hyperparameters are chosen on: min(K, 4) more labelled images per class, or the "
+        "data set's whole validation split",
+        choices=("extra_shots", "validation"),
+    )
+    dry_run: bool = _option(False, "print the resolved study and run nothing")
+
+
+@dataclass
+class DataConfig:
+    """Which images and labels."""
+
+    kind: str = _option(
+        "procedural", "the embedded data set or a folder", choices=("procedural", "folder")
+    )
+    images: str | None = _option(None, "folder: folder of images")
+    labels: str | None = _option(None, "folder: folder of label PNGs with the images' stems")
+    classes: str | None = _option(
+        None, "folder: text file with one class name a line, line number = label id"
+    )
+    ignore_ids: list[int] = _option([], "folder: label ids that belong to no class")
+    test_list: str | None = _option(
+        None, "folder: text file with the file stems of the test split; empty: a random share"
+    )
+    test_fraction: float = _option(0.33, "folder: share of the random test split")
+    seed: int = _option(0, "procedural: which scenes; folder: the random test split", low=0)
+    train_images: int = _option(600, "procedural: images in the train pool", low=1)
+    val_images: int = _option(100, "procedural: images in the validation split", low=1)
+    test_images: int = _option(200, "procedural: images in the test split", low=1)
+    max_test_images: int = _option(
+        0, "score on a seeded sample of this many test images; 0: on all", low=0
+    )
+
+
+@dataclass
+class ModelConfig:
+    """Which frozen model."""
+
+    name: str = _option("small", "segmenter: small, vit_b, vit_l or vit_h")
+    checkpoint: str | None = _option(None, "checkpoint file of a vit_* segmenter")
+    text_encoder: str = _option(
+        "small", "'small', or the folder of a CLIP-like Hugging Face text model"
+    )
+
+
+@dataclass
+class Dimension:
+    """Where a hyperparameter is searched: ``choices``, or ``low`` to ``high``."""
+
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    choices: list[Any] | None = None
+
+
+def _between(low: float, high: float, meaning: str) -> Any:
+    return field(
+        default_factory=lambda: Dimension(low=low, high=high, log=True),
+        metadata={"meaning": meaning},
+    )
+
+
+def _one_of(choices: list[Any], meaning: str) -> Any:
+    return field(
+        default_factory=lambda: Dimension(choices=list(choices)), metadata={"meaning": meaning}
+    )
+
+
+@dataclass
+class SpaceConfig:
+    """Search space; a method uses only the hyperparameters that it has."""
+
+    num_prompts: Dimension = _one_of([4, 16, 36], "number N of spatial prompts (grid points)")
+    lr_embedding: Dimension = _between(0.03, 0.6, "learning rate of the prompt embeddings z")
+    lr_weight: Dimension = _between(0.03, 0.6, "learning rate of the prompt weights w")
+    lr_map: Dimension = _one_of(
+        [0.001], "learning rate of the map from text to prompts, for models without native text"
+    )
+    lr_points: Dimension = _between(0.001, 0.1, "learning rate of the points of xy_points")
+    lr_probe: Dimension = _between(0.001, 0.1, "learning rate of linear_probe")
+    weight_decay: Dimension = _between(1e-5, 1e-1, "weight decay of linear_probe")
+    weight_granularity: Dimension = _one_of(
+        ["prompt"], "one weight a prompt, or one a dimension of each prompt: prompt, dimension"
+    )
+    embedding_init: Dimension = _one_of(
+        ["copy"], "start of z: near the default prompts, or at random: copy, normal"
+    )
+
+
+@dataclass
+class SearchConfig:
+    """How hyperparameters are searched, per method and K."""
+
+    trials: int = _option(
+        4, "trials per method and K; the first is the default setting; 0: no search", low=0
+    )
+    draws: int = _option(1, "support draws that a trial is scored on", low=1)
+    epochs: int = _option(0, "epochs of a trial's fit; 0: train.epochs", low=0)
+    sampler: str = _option("tpe", "how Optuna proposes", choices=("tpe", "random"))
+    max_concurrent: int = _option(0, "trials at once; 0: as many as the cluster holds", low=0)
+    space: SpaceConfig = field(default_factory=SpaceConfig)
+
+
+@dataclass
+class TrainConfig:
+    """How a fit is trained and on which resources."""
+
+    epochs: int = _option(10, "epochs of a fit", low=1)
+    steps_per_epoch: int = _option(12, "optimiser steps an epoch", low=1)
+    batch_size: int = _option(8, "images a step", low=1)
+    cells: int = _option(64, "embedding cells sampled per image and step; 0: all of them", low=0)
+    ce_weight: float = _option(1.0, "weight of the cross-entropy", low=0)
+    dice_weight: float = _option(1.0, "weight of dice", low=0)
+    precision: str = _option("fp32", "arithmetic of the decoder", choices=("fp32", "bf16", "fp16"))
+    device: str = _option(
+        "auto", "auto: cuda where a worker has a GPU, else cpu", choices=("auto", "cpu", "cuda")
+    )
+    workers: int = _option(
+        0, "workers that encode and run the final fits; 0: as many as fit", low=0
+    )
+    workers_per_trial: int = _option(
+        1, "workers that share one search trial; more than 1 runs it on Ray Train", low=1
+    )
+    cpus_per_worker: int = _option(1, "CPUs (and torch threads) of a worker", low=1)
+    gpus_per_worker: float | None = _option(
+        None, "GPUs of a worker, fractions allowed; empty: the cluster's GPUs shared out", low=0
+    )
+    checkpoint_every: int = _option(5, "epochs between a trial's checkpoints; 0: none", low=0)
+    eval_batch_size: int = _option(16, "images a step when encoding and scoring", low=1)
+
+
+@dataclass
+class StorageConfig:
+    """Where everything is kept."""
+
+    root: str = _option(
+        "runs", "folder of embeddings, studies and MLflow; a Ray job resolves it below ~/ssprompt"
+    )
+
+
+@dataclass
+class TrackingConfig:
+    """MLflow."""
+
+    uri: str = _option("", "tracking server or database; empty: sqlite in the storage root")
+    experiment: str = _option("ssprompt", "MLflow experiment")
+
+
+@dataclass
+class Config:
+    """A whole study."""
+
+    study: StudyConfig = field(default_factory=StudyConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    storage: StorageConfig = field(default_factory=StorageConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)

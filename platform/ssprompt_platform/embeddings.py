@@ -1,0 +1,83 @@
+"""The store of frozen image embeddings: one Arrow file per image and encoder, memory-mapped."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from ssprompt_platform.storage import write_whole
+
+
+class EmbeddingStore:
+    """Embeddings of images under a content key.
+
+    The key is ``sha256(encoder fingerprint, image digest)``: another checkpoint, another
+    preprocessing or another picture gets another file, equal pictures share one. Values are
+    float32, bit-equal to what the encoder gave (a ViT-B embedding takes 4 MiB). A file appears
+    whole or not at all, so several machines may write the same store at once.
+
+    Args:
+        folder: Folder of the store.
+        fingerprint: Fingerprint of the segmenter that encodes (weights and preprocessing).
+    """
+
+    def __init__(self, folder: Path, fingerprint: str) -> None:
+        self.folder = folder
+        self.fingerprint = fingerprint
+
+    def key(self, digest: str) -> str:
+        """Content key of an image with this digest."""
+        return hashlib.sha256(f"{self.fingerprint}\n{digest}".encode()).hexdigest()
+
+    def path(self, digest: str) -> Path:
+        """File of the image's embedding, whether it exists or not."""
+        key = self.key(digest)
+        return self.folder / key[:2] / f"{key}.arrow"
+
+    def has(self, digest: str) -> bool:
+        """Whether the embedding is stored."""
+        return self.path(digest).is_file()
+
+    def put(self, digest: str, embedding_Dhw: Tensor) -> None:
+        """Store the embedding of one image, float32 ``[D, h, w]``."""
+        values = embedding_Dhw.detach().to("cpu", torch.float32).contiguous().numpy()
+        column = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.size)
+        schema = pa.schema([pa.field("embedding", column.type)]).with_metadata(
+            {
+                "shape": " ".join(str(side) for side in values.shape),
+                "encoder": self.fingerprint,
+                "image": digest,
+            }
+        )
+        batch = pa.record_batch([column], schema=schema)
+
+        def write(path: Path) -> None:
+            with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+                writer.write_batch(batch)
+
+        write_whole(self.path(digest), write)
+
+    def get(self, digest: str) -> Tensor:
+        """The embedding of one image, float32 ``[D, h, w]``, read-only and memory-mapped.
+
+        Raises:
+            FileNotFoundError: It was never stored.
+        """
+        with pa.memory_map(str(self.path(digest))) as source:
+            batch = pa.ipc.open_file(source).get_batch(0)
+        shape = [int(side) for side in batch.schema.metadata[b"shape"].split()]
+        values = batch.column(0).values.to_numpy(zero_copy_only=True).reshape(shape)
+        with warnings.catch_warnings():
+            # torch has no read-only tensors and says so; nothing here writes into an embedding
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            return torch.from_numpy(values)
+
+    def stack(self, digests: Sequence[str]) -> Tensor:
+        """Embeddings of several images, float32 ``[n, D, h, w]``, copied out of their files."""
+        return torch.stack([self.get(digest) for digest in digests])

@@ -1,0 +1,151 @@
+"""What a study found: statistics over draws, ``results.json`` and the table."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+from scipy import stats
+
+from ssprompt_core.methods import METHODS
+from ssprompt_platform.plan import FitKey, Group, StudyPlan
+
+SCHEMA = 1
+_PACKAGES = (
+    "ssprompt", "torch", "segment-anything", "ray", "optuna", "mlflow", "omegaconf", "numpy",
+)  # fmt: skip
+
+
+def mean_ci95(values: Sequence[float]) -> tuple[float, tuple[float, float] | None]:
+    """Mean and 95 % confidence interval of the mean, by Student's t with n - 1 degrees.
+
+    A normal quantile would be too narrow for so few draws (by a third at n = 5). One value has
+    no interval: None.
+    """
+    array = np.asarray(values, np.float64)
+    mean = float(array.mean())
+    if len(array) < 2:
+        return mean, None
+    half = float(stats.t.ppf(0.975, len(array) - 1) * array.std(ddof=1) / math.sqrt(len(array)))
+    return mean, (mean - half, mean + half)
+
+
+def draws_of(
+    group: Group, plan: StudyPlan, fits: Mapping[FitKey, dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Fit records of a group in the order of draws.
+
+    A method that trains nothing has one record for all K and draws: it is the same every time.
+    """
+    if METHODS[group.method].trains:
+        return [fits[key] for key in sorted(fits) if key.group == group]
+    once = next(fits[key] for key in sorted(fits) if key.method == group.method)
+    return [once] * len(plan.draws)
+
+
+def make_rows(plan: StudyPlan, fits: Mapping[FitKey, dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row per method and K."""
+    rows = []
+    for group in plan.groups:
+        records = draws_of(group, plan, fits)
+        scores = [float(record["miou"]) for record in records]
+        mean, interval = mean_ci95(scores)
+        rows.append(
+            {
+                "method": group.method,
+                "shots": group.shots,
+                "metric": "miou",
+                "split": "test",
+                "mean": mean,
+                "ci95": list(interval) if interval else None,
+                "draws": scores,
+                "best": records[0]["hyperparameters"],
+                "trainable_parameters": records[0]["trainable_parameters"],
+                "support_images": [record["support_images"] for record in records],
+            }
+        )
+    return rows
+
+
+def make_per_class(
+    plan: StudyPlan,
+    fits: Mapping[FitKey, dict[str, Any]],
+    class_names: Sequence[str],
+    things: frozenset[int],
+) -> list[dict[str, Any]]:
+    """IoU per method, K and class: mean over the draws where the class occurs."""
+    rows = []
+    for group in plan.groups:
+        records = draws_of(group, plan, fits)
+        for c, name in enumerate(class_names):
+            values = [record["iou"][c] for record in records if record["iou"][c] is not None]
+            mean, interval = mean_ci95(values) if values else (None, None)
+            rows.append(
+                {
+                    "method": group.method,
+                    "shots": group.shots,
+                    "class": name,
+                    "thing": (c in things) if things else None,
+                    "mean": mean,
+                    "ci95": list(interval) if interval else None,
+                }
+            )
+    return rows
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that the numbers depend on."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            # the job also runs from an uninstalled checkout
+            found[name] = "not installed"
+    return found
+
+
+def score_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Methods x shots: mean mIoU, confidence interval and number of draws."""
+    shots = sorted({row["shots"] for row in rows})
+    table = Table()
+    table.add_column("method")
+    table.add_column("trained", justify="right")
+    for k in shots:
+        table.add_column(f"K = {k}", justify="right")
+    for method in dict.fromkeys(row["method"] for row in rows):
+        of_method = {row["shots"]: row for row in rows if row["method"] == method}
+        trained = ", ".join(
+            f"{n:,}" for n in sorted({row["trainable_parameters"] for row in of_method.values()})
+        )
+        table.add_row(method, trained, *(_cell(of_method[k]) for k in shots))
+    return table
+
+
+def best_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The chosen hyperparameters per method and K."""
+    table = Table()
+    table.add_column("method")
+    table.add_column("K", justify="right")
+    table.add_column("setting")
+    for row in rows:
+        if row["best"]:
+            setting = "  ".join(f"{name}={_short(value)}" for name, value in row["best"].items())
+            table.add_row(row["method"], str(row["shots"]), setting)
+    return table
+
+
+def _cell(row: Mapping[str, Any]) -> str:
+    interval = "no interval"
+    if row["ci95"]:
+        interval = f"[{row['ci95'][0]:.3f}, {row['ci95'][1]:.3f}]"
+    return f"{row['mean']:.3f} {interval} n={len(row['draws'])}"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,129 @@
+"""Builds the data set, the frozen segmenter and the text embeddings that a configuration names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ssprompt_core.data.dataset import SegmentationDataset, Split
+from ssprompt_core.data.folder import FolderDataset
+from ssprompt_core.data.procedural import ProceduralDataset
+from ssprompt_core.errors import UserError
+from ssprompt_core.models.registry import build_segmenter
+from ssprompt_core.models.segmenter import Segmenter
+from ssprompt_core.text.registry import build_text_encoder
+from ssprompt_platform.config.schema import DataConfig, ModelConfig
+
+
+def build_dataset(config: DataConfig, cache: Path | None) -> SegmentationDataset:
+    """The configured data set, checked completely.
+
+    Args:
+        config: The ``data`` group.
+        cache: Folder for images that are made on demand; None keeps nothing on disk.
+
+    Raises:
+        UserError: A needed key is missing or the data is wrong.
+    """
+    if config.kind == "procedural":
+        return ProceduralDataset(
+            train=config.train_images,
+            val=config.val_images,
+            test=config.test_images,
+            seed=config.seed,
+            cache=cache,
+        )
+    for key in ("images", "labels", "classes"):
+        if getattr(config, key) is None:
+            raise UserError(f"data.kind=folder needs data.{key}, which is not set")
+    images, labels, classes = str(config.images), str(config.labels), str(config.classes)
+    return FolderDataset(
+        Path(images).absolute(),
+        Path(labels).absolute(),
+        Path(classes).absolute(),
+        ignore_ids=config.ignore_ids,
+        test=Path(config.test_list).absolute() if config.test_list else (),
+        test_fraction=config.test_fraction,
+        seed=config.seed,
+        name=Path(images).absolute().parent.name or "folder",
+    )
+
+
+class WithoutTest(SegmentationDataset):
+    """A data set as the search sees it: asking for a label of the test split is an error."""
+
+    def __init__(self, dataset: SegmentationDataset) -> None:
+        self.name = dataset.name
+        self.class_names = dataset.class_names
+        self.thing_classes = dataset.thing_classes
+        self._dataset = dataset
+        self._forbidden = frozenset(dataset.ids("test"))
+
+    def ids(self, split: Split) -> tuple[str, ...]:
+        """Image ids of one split."""
+        return self._dataset.ids(split)
+
+    def image(self, image_id: str) -> NDArray[np.uint8]:
+        """The RGB image, uint8 ``[H, W, 3]``."""
+        return self._dataset.image(image_id)
+
+    def label(self, image_id: str) -> NDArray[np.uint8]:
+        """The class map, uint8 ``[H, W]``.
+
+        Raises:
+            PermissionError: The image belongs to the test split.
+        """
+        if image_id in self._forbidden:
+            raise PermissionError(f"the search asked for the label of the test image {image_id}")
+        return self._dataset.label(image_id)
+
+    def digest(self, image_id: str) -> str:
+        """SHA-256 of the image content."""
+        return self._dataset.digest(image_id)
+
+
+@dataclass(frozen=True)
+class SegmenterSource:
+    """Name and file of a segmenter: what a worker needs to build it."""
+
+    name: str
+    checkpoint: Path | None
+
+    @classmethod
+    def of(cls, config: ModelConfig) -> SegmenterSource:
+        """Read from the ``model`` group."""
+        checkpoint = Path(config.checkpoint).absolute() if config.checkpoint else None
+        return cls(config.name, checkpoint)
+
+    def build(self) -> Segmenter:
+        """The frozen segmenter, built once per process (workers are reused)."""
+        return _build_once(self)
+
+
+@lru_cache(maxsize=1)
+def _build_once(source: SegmenterSource) -> Segmenter:
+    return build_segmenter(source.name, source.checkpoint)
+
+
+@dataclass(frozen=True)
+class ClassTexts:
+    """Frozen embeddings of the class names, float32 ``[C, D_text]``, and who made them."""
+
+    embeddings: Tensor
+    fingerprint: str
+
+
+def encode_class_names(name: str, class_names: Sequence[str]) -> ClassTexts:
+    """Embed the class names once, in the driver.
+
+    Raises:
+        UserError: The text encoder is unknown or its folder is not one.
+    """
+    encoder = build_text_encoder(name)
+    return ClassTexts(encoder.encode(class_names), encoder.fingerprint)

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from samples import STUDIES, write_image_folder
+
+from ssprompt_core.errors import UserError
+from ssprompt_platform.cluster import resolve_resources
+from ssprompt_platform.config import Config, load_config
+from ssprompt_platform.config.schema import TrainConfig
+from ssprompt_platform.plan import derive_seed, make_plan
+from ssprompt_platform.sources import WithoutTest, build_dataset
+from ssprompt_platform.storage import storage_root
+
+
+def plan_for(folder: Path, *words: str):
+    base = write_image_folder(folder)
+    config: Config = load_config(["study=smoke", *base, *words], STUDIES)
+    dataset = build_dataset(config.data, None)
+    return config, dataset, make_plan(config, dataset)
+
+
+def test_the_search_cannot_read_a_test_label(tmp_path: Path) -> None:
+    _, dataset, plan = plan_for(tmp_path / "data")
+    guarded = WithoutTest(dataset)
+    with pytest.raises(PermissionError, match=plan.test_ids[0]):
+        guarded.label(plan.test_ids[0])
+    train = dataset.ids("train")[0]
+    assert (guarded.label(train) == dataset.label(train)).all()
+    assert guarded.classes_present(train) == dataset.classes_present(train)
+
+
+def test_selection_images_are_neither_support_nor_test(tmp_path: Path) -> None:
+    _, dataset, plan = plan_for(tmp_path / "data")
+    test = set(dataset.ids("test"))
+    for (number, _), ids in plan.search_ids.items():
+        assert not set(ids) & test
+        assert not set(ids) & set(plan.draws[number].support[2])
+    assert set(plan.test_ids) == test
+
+
+def test_only_used_images_are_encoded_and_zero_shot_is_scored_once(tmp_path: Path) -> None:
+    _, dataset, plan = plan_for(
+        tmp_path / "data", "study.methods=[zero_shot,spa]", "data.max_test_images=2"
+    )
+    assert [fit.name for fit in plan.fits if fit.method == "zero_shot"] == ["zero_shot-k1-d0"]
+    assert len([fit for fit in plan.fits if fit.method == "spa"]) == 2 * 2
+    assert len(plan.test_ids) == 2
+    used = plan.image_ids()
+    assert len(used) == len(set(used)) < len(dataset.ids("train")) + len(dataset.ids("test"))
+    _, _, alone = plan_for(tmp_path / "other", "study.methods=[zero_shot]")
+    assert set(alone.image_ids()) == set(alone.test_ids)
+
+
+def test_a_folder_has_no_validation_split(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"study\.selection is validation"):
+        plan_for(tmp_path / "data", "study.selection=validation")
+
+
+def test_the_procedural_validation_split_is_used_when_asked_for() -> None:
+    config = load_config(["study=smoke", "study.selection=validation"], STUDIES)
+    dataset = build_dataset(config.data, None)
+    plan = make_plan(config, dataset)
+    assert plan.search_ids[0, 1] == dataset.ids("val")
+
+
+def test_seeds_depend_on_every_part() -> None:
+    seeds = {derive_seed(0, "a", 1), derive_seed(1, "a", 1), derive_seed(0, "b", 1)}
+    assert len(seeds) == 3
+    assert derive_seed(0, "a", 1) == derive_seed(0, "a", 1)
+
+
+def test_a_ray_job_keeps_results_in_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert storage_root("runs") == Path.cwd() / "runs"
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert storage_root("runs") == Path("/home/someone/ssprompt/runs")
+    assert storage_root("/data/runs") == Path("/data/runs")
+
+
+def test_resources_come_from_the_configuration_or_the_cluster() -> None:
+    cpus = resolve_resources(TrainConfig(), {"CPU": 4.0})
+    assert (cpus.workers, cpus.gpus_per_worker, cpus.device) == (4, 0.0, "cpu")
+    shared = resolve_resources(TrainConfig(), {"CPU": 8.0, "GPU": 2.0})
+    assert (shared.workers, shared.gpus_per_worker, shared.device) == (8, 0.25, "cuda")
+    one = resolve_resources(TrainConfig(workers=3), {"CPU": 8.0, "GPU": 1.0})
+    assert one.gpus_per_worker == pytest.approx(1 / 3)
+    half = resolve_resources(TrainConfig(workers=2, gpus_per_worker=0.5), {"CPU": 8.0, "GPU": 1.0})
+    assert half.per_worker() == {"CPU": 1, "GPU": 0.5}
+    on_cpu = resolve_resources(TrainConfig(device="cpu"), {"CPU": 2.0, "GPU": 1.0})
+    assert on_cpu.per_worker() == {"CPU": 1}
+
+
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [
+        (TrainConfig(cpus_per_worker=8), "train.cpus_per_worker"),
+        (TrainConfig(workers=8), "train.workers"),
+        (TrainConfig(workers_per_trial=8), "train.workers_per_trial"),
+        (TrainConfig(workers=2, gpus_per_worker=1.0), "train.workers"),
+        (TrainConfig(device="cuda"), "train.device"),
+    ],
+)
+def test_what_the_cluster_cannot_hold_is_named(config: TrainConfig, key: str) -> None:
+    with pytest.raises(UserError, match=key):
+        resolve_resources(config, {"CPU": 2.0})
