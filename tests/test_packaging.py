@@ -16,8 +16,18 @@ ROOT = Path(__file__).parents[1]
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-        + ["--wheel-dir", str(folder), str(ROOT)],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "--quiet",
+            "--no-deps",
+            "--no-build-isolation",
+            "--wheel-dir",
+            str(folder),
+            str(ROOT),
+        ],
         check=True,
     )
     (path,) = folder.glob("ssprompt-*.whl")
@@ -51,7 +61,7 @@ def test_an_unpacked_wheel_imports_and_builds_the_small_model(wheel: Path, tmp_p
         "assert platform.python_version();"
         "assert build_segmenter('small').embed_dim == 96"
     )
-    # -P keeps the current directory off sys.path; the unpacked wheel comes before an editable install
+    # -P keeps the current directory off sys.path; the wheel comes before an editable install
     subprocess.run(
         [sys.executable, "-P", "-c", code],
         check=True,
