@@ -21,8 +21,7 @@ class Score:
 
     Attributes:
         miou: Mean IoU over the classes that occur, in [0, 1].
-        iou: IoU per class, float64 ``[C]``; NaN where a class occurs neither in labels nor in
-            predictions.
+        iou: IoU per class, float64 ``[C]``; NaN where no label shows the class.
     """
 
     miou: float

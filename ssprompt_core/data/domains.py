@@ -111,8 +111,8 @@ UPSTREAM = SceneDomain(
     hue_jitter=0.05,
     recolour=0.15,
     regions=(2, 4),
-    thing_count=(3, 5),
-    radius=(10, 24),
+    thing_count=(2, 4),
+    radius=(12, 26),
     aspect=(0.7, 1.4),
     thing_textures=("plain", "clouds", "stripes", "dots", "tiles", "blotches"),
     texture_contrast=(0.2, 0.5),
@@ -125,16 +125,14 @@ UPSTREAM = SceneDomain(
 """The world of pretraining: 5 stuff and 9 thing classes, and decoys."""
 
 VARIED_UPSTREAM = replace(
-    UPSTREAM,
-    name="varied",
-    hue_link=0.7,
-    recolour=0.35,
-    thing_count=(2, 4),
-    decoys=0.2,
+    UPSTREAM, name="varied", hue_link=0.7, recolour=0.35, radius=(10, 24), decoys=0.2
 )
 """The first stage of pretraining: more of what has no name, less to learn from hue."""
 
-WORLDS = {domain.name: domain for domain in (UPSTREAM, VARIED_UPSTREAM)}
+CROWDED_UPSTREAM = replace(UPSTREAM, name="crowded", thing_count=(3, 5), radius=(10, 24))
+"""The second stage of pretraining: more and smaller things."""
+
+WORLDS = {domain.name: domain for domain in (VARIED_UPSTREAM, CROWDED_UPSTREAM, UPSTREAM)}
 """Worlds that pretraining knows, by name."""
 
 DOWNSTREAM = SceneDomain(

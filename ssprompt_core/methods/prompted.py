@@ -37,7 +37,10 @@ class PromptedModel(FewShotModel):
 
     def class_logits(self, embeddings_BDhw: Tensor, cells_P: Tensor | None = None) -> Tensor:
         """Logits ``[B, C, 4h, 4w]``, or ``[B, C, P, 4, 4]`` with ``cells_P``."""
-        return self.segmenter.decode(embeddings_BDhw, self.prompts(), cells_P=cells_P)
+        # a few vectors: half precision would save nothing and blur positions
+        with torch.autocast(embeddings_BDhw.device.type, enabled=False):
+            tokens_CTD = self.prompts()
+        return self.segmenter.decode(embeddings_BDhw, tokens_CTD, cells_P=cells_P)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Embeddings, weights, points and the text map, each with its own learning rate."""

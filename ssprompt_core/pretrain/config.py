@@ -1,4 +1,4 @@
-"""How the small SAM is pretrained: one frozen record, written into the model's card."""
+"""How the small SAM is pretrained: frozen records of the stages, written into the model's card."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """Settings of a pretraining stage; the defaults are those of the last one.
+    """Settings of one stage of pretraining.
 
     Attributes:
         scenes: Upstream scenes, drawn once at the start.
         data_seed: Seed of the scenes.
         seed: Seed of the weights and of the batches.
-        world: Which scenes: ``upstream``, or ``varied`` (more decoys, hues that tell less).
-        start: Safetensors of an earlier stage that the run starts from; empty: random weights.
+        world: Which scenes, a name of :data:`ssprompt_core.data.domains.WORLDS`.
         steps: Optimiser steps of the schedule.
         stop: Step after which to stop nevertheless; 0: none.
         batch: Images per process and step.
@@ -36,8 +35,7 @@ class PretrainConfig:
     data_seed: int = 1
     seed: int = 0
     world: str = "upstream"
-    start: str = ""
-    steps: int = 1500
+    steps: int = 1300
     stop: int = 0
     batch: int = 10
     processes: int = 2
@@ -52,3 +50,17 @@ class PretrainConfig:
     balance: float = 4.0
     class_weight: float = 1.0
     checkpoint_every: int = 100
+
+
+STAGES = (
+    PretrainConfig(
+        world="varied", steps=2400, stop=1650, lr=1.2e-3, warmup=60, balance=1.0, class_weight=0.5
+    ),
+    PretrainConfig(world="crowded", steps=1500),
+    PretrainConfig(world="upstream", steps=1300, lr=6e-4, geometry=4),
+)
+"""The shipped recipe: each stage starts from the averaged weights of the one before.
+
+First masks and words from scenes that tell little by hue; then classes, with things weighted up;
+then masks again, with twice the points and boxes.
+"""

@@ -29,7 +29,7 @@ _WORDS = {
 
 def export(
     tensors: dict[str, Tensor],
-    config: PretrainConfig,
+    stages: Sequence[PretrainConfig],
     gates: Sequence[Gate],
     path: Path = DEFAULT_WEIGHTS,
 ) -> None:
@@ -37,7 +37,7 @@ def export(
 
     Args:
         tensors: Names with the prefixes ``sam.`` and ``text.``.
-        config: That made them.
+        stages: That made them, in order.
         gates: As measured on exactly these weights.
         path: Of the safetensors file.
     """
@@ -50,7 +50,7 @@ def export(
             part: sum(t.numel() for n, t in tensors.items() if n.startswith(f"{part}."))
             for part in ("sam", "text")
         },
-        "pretraining": asdict(config),
+        "pretraining": [asdict(stage) for stage in stages],
         "gates": {gate.name: round(gate.value, 4) for gate in gates},
     }
     _write(path.with_suffix(".json"), json.dumps(card, indent=2) + "\n")
@@ -68,7 +68,12 @@ def model_card(card: dict[str, Any], gates: Sequence[Gate]) -> str:
     named = ", ".join(sorted(COMMON))
     unnamed = ", ".join(sorted(set(UPSTREAM.class_names) - set(COMMON)))
     rare = ", ".join(f"{word} ({name})" for name, word in RARE.items())
-    config = card["pretraining"]
+    stages = "\n".join(
+        f"| {s['world']} | {s['stop'] or s['steps']:,} of {s['steps']:,} "
+        f"| {s['processes']} x {s['batch']} | {s['scenes']:,} ({s['data_seed']}) "
+        f"| {s['lr']:g} | {s['geometry']} + {s['texts']} |"
+        for s in card["pretraining"]
+    )
     return f"""# Model card: the small SAM
 
 A promptable segmentation model of segment-anything's own classes, small enough to ship: 96 x 96
@@ -94,11 +99,16 @@ alone; for photographs use `vit_b`, `vit_l` or `vit_h`.
 
 ## Training
 
-`python jobs/pretrain_small_sam.py`: {config["steps"]} steps of {config["processes"]} x
-{config["batch"]} of {config["scenes"]:,} procedural scenes (data seed {config["data_seed"]}, seed
-{config["seed"]}), AdamW, highest learning rate {config["lr"]}, moving average {config["ema"]}.
-Prompts in training: points, boxes, text as a token (alone or behind a grid of points), and all
-classes in one pass.
+`python jobs/pretrain_small_sam.py`, on two CPU cores; `small_sam.json` holds every setting.
+
+| world | steps of the schedule | images a step | scenes (data seed) | lr | prompts an image |
+|---|---|---|---|---|---|
+{stages}
+
+Each stage starts from the moving average of the one before and ends in its own. AdamW, warm-up,
+cosine. Prompts in training: points and boxes, text as a token (alone or behind a grid of points),
+and all classes in one pass. The first stage was run with an earlier form of the job: the recipe is
+this one, the random numbers may differ.
 
 ## What its text side knows
 
@@ -108,7 +118,7 @@ shifted data set little or not at all.
 
 ## Limits
 
-Scenes have at most four things, no perspective and no photographs; what it scores says nothing
+Scenes have at most five things, no perspective and no photographs; what it scores says nothing
 about a real SAM's level. It is meant for comparing methods, settings and numbers of labels.
 """
 

@@ -6,7 +6,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +19,40 @@ from ssprompt_core.data.domains import WORLDS
 from ssprompt_core.pretrain.batches import Scenes, draw_batch, draw_share
 from ssprompt_core.pretrain.config import PretrainConfig
 from ssprompt_core.pretrain.losses import WEIGHTS, step_losses
-from ssprompt_core.pretrain.state import PretrainState
+from ssprompt_core.pretrain.state import PretrainState, Weights
 
 CHECKPOINT = "checkpoint.safetensors"
 Show = Callable[[str], None]
 
 
-def pretrain(config: PretrainConfig, folder: Path, show: Show = print) -> PretrainState:
+def pretrain_stages(
+    stages: Sequence[PretrainConfig], folder: Path, show: Show = print
+) -> PretrainState:
+    """Train stage after stage, each from the averaged weights of the one before.
+
+    Args:
+        stages: Their settings, in order.
+        folder: Where each stage has a folder of its own with its checkpoint.
+        show: Takes lines of progress.
+
+    Returns:
+        The final state of the last stage.
+
+    Raises:
+        UserError: A stage's checkpoint belongs to another configuration.
+    """
+    state: PretrainState | None = None
+    for number, config in enumerate(stages, 1):
+        show(f"stage {number} of {len(stages)}: {last_step(config)} steps on '{config.world}'")
+        start = state.averaged_weights() if state is not None else None
+        state = pretrain(config, folder / f"stage-{number}", show, start)
+    assert state is not None
+    return state
+
+
+def pretrain(
+    config: PretrainConfig, folder: Path, show: Show = print, start: Weights | None = None
+) -> PretrainState:
     """Train to the last step, from the folder's checkpoint where there is one.
 
     Several one-thread processes are faster than one of several threads: tensors are small, and
@@ -35,6 +62,7 @@ def pretrain(config: PretrainConfig, folder: Path, show: Show = print) -> Pretra
         config: Of the run.
         folder: Where the checkpoint is kept.
         show: Takes lines of progress.
+        start: Weights to begin with where there is no checkpoint; None: random ones.
 
     Returns:
         The final state.
@@ -42,32 +70,36 @@ def pretrain(config: PretrainConfig, folder: Path, show: Show = print) -> Pretra
     Raises:
         UserError: The folder's checkpoint belongs to another configuration.
     """
-    state = PretrainState(config)
+    state = PretrainState(config, start)
     checkpoint = folder / CHECKPOINT
     if checkpoint.is_file():
         state.load(checkpoint)
         show(f"resuming {checkpoint} at step {state.step} of {last_step(config)}")
     if state.step < last_step(config):
         if config.processes > 1:
-            arguments = (config, folder, _free_port())
+            arguments = (config, folder, start, _free_port())
             spawn(_worker, arguments, nprocs=config.processes)  # type: ignore[no-untyped-call]
         else:
-            train_share(config, folder, 0, show)
+            train_share(config, folder, 0, show, start)
         state.load(checkpoint)
     return state
 
 
-def _worker(rank: int, config: PretrainConfig, folder: Path, port: int) -> None:
+def _worker(
+    rank: int, config: PretrainConfig, folder: Path, start: Weights | None, port: int
+) -> None:
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     dist.init_process_group("gloo", rank=rank, world_size=config.processes)
-    train_share(config, folder, rank, print)
+    train_share(config, folder, rank, print, start)
     dist.destroy_process_group()
 
 
-def train_share(config: PretrainConfig, folder: Path, rank: int, show: Show) -> None:
+def train_share(
+    config: PretrainConfig, folder: Path, rank: int, show: Show, start: Weights | None
+) -> None:
     """One process's part; rank 0 writes checkpoints and shows progress."""
-    state = PretrainState(config)
+    state = PretrainState(config, start)
     checkpoint = folder / CHECKPOINT
     if checkpoint.is_file():
         state.load(checkpoint)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ssprompt_core.errors import UserError
@@ -17,6 +17,9 @@ from ssprompt_core.pretrain.config import PretrainConfig
 from ssprompt_core.pretrain.losses import Heads
 from ssprompt_core.text.small import NgramText
 
+Weights = dict[str, Tensor]
+"""Tensors by name, with the prefixes ``sam.`` and ``text.``."""
+
 
 class PretrainState:
     """Weights, their moving average and the optimiser, at a step.
@@ -24,17 +27,18 @@ class PretrainState:
     Batches are drawn from (seed, step, rank), so no random state needs keeping.
 
     Args:
-        config: Of the run; the initial weights follow from its seed.
+        config: Of the run; without ``start`` the initial weights follow from its seed.
+        start: Averaged weights of an earlier stage to begin with.
     """
 
-    def __init__(self, config: PretrainConfig) -> None:
+    def __init__(self, config: PretrainConfig, start: Weights | None = None) -> None:
         self.config = config
         self.step = 0
         torch.manual_seed(config.seed)
         self.sam, self.text, self.heads = SmallSam(), NgramText(EMBED_DIM), Heads()
         self.modules = nn.ModuleDict({"sam": self.sam, "text": self.text, "heads": self.heads})
-        if config.start:
-            self._start_from(Path(config.start))
+        if start is not None:
+            self._start_from(start)
         self.parameters = dict(self.modules.named_parameters())
         self.average = {name: t.detach().clone() for name, t in self._tensors().items()}
         decayed = [p for name, p in self.parameters.items() if _is_decayed(name, p)]
@@ -48,11 +52,8 @@ class PretrainState:
             betas=(0.9, 0.98),
         )
 
-    def _start_from(self, path: Path) -> None:
+    def _start_from(self, weights: Weights) -> None:
         """Take the SAM and the text encoder of an earlier stage; the heads begin anew."""
-        if not path.is_file():
-            raise UserError(f"--start is '{path}', which is not a file")
-        weights = load_file(path)
         for prefix, module in (("sam.", self.sam), ("text.", self.text)):
             own = {n.removeprefix(prefix): t for n, t in weights.items() if n.startswith(prefix)}
             module.load_state_dict(own)
@@ -64,7 +65,7 @@ class PretrainState:
         for name, tensor in self._tensors().items():
             self.average[name].mul_(decay).add_(tensor, alpha=1 - decay)
 
-    def averaged_weights(self) -> dict[str, Tensor]:
+    def averaged_weights(self) -> Weights:
         """What is shipped: the averaged SAM and text encoder, without the heads."""
         return {n: t for n, t in self.average.items() if not n.startswith("heads.")}
 

@@ -18,7 +18,7 @@ from ssprompt_core.pretrain.config import PretrainConfig
 from ssprompt_core.pretrain.decoding import by_cell, decode_prompts
 from ssprompt_core.pretrain.export import export
 from ssprompt_core.pretrain.gates import MINIMA, Gate
-from ssprompt_core.pretrain.loop import CHECKPOINT, pretrain
+from ssprompt_core.pretrain.loop import CHECKPOINT, pretrain, pretrain_stages
 from ssprompt_core.pretrain.losses import WEIGHTS, step_losses
 from ssprompt_core.pretrain.state import PretrainState
 
@@ -50,6 +50,21 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     resumed = pretrain(TINY, tmp_path / "b", _quiet)
     for name, tensor in straight.average.items():
         assert torch.equal(tensor, resumed.average[name]), name
+
+
+def test_a_stage_starts_from_the_average_of_the_one_before(tmp_path: Path) -> None:
+    # a learning rate of nothing leaves the weights where they started
+    still = replace(TINY, lr=0.0, steps=2)
+    pretrain_stages([TINY, still], tmp_path, _quiet)
+    first, second = PretrainState(TINY), PretrainState(still)
+    first.load(tmp_path / "stage-1" / CHECKPOINT)
+    second.load(tmp_path / "stage-2" / CHECKPOINT)
+    for name, tensor in first.averaged_weights().items():
+        torch.testing.assert_close(second.averaged_weights()[name], tensor, atol=1e-4, rtol=0)
+    assert not torch.equal(
+        PretrainState(TINY).sam.mask_decoder.iou_token.weight,
+        second.sam.mask_decoder.iou_token.weight,
+    )
 
 
 def test_another_configuration_is_refused(tmp_path: Path) -> None:
@@ -101,11 +116,11 @@ def test_exported_weights_load_again(tmp_path: Path) -> None:
     state = PretrainState(TINY)
     gates = [Gate(name, 1.0, minimum) for name, minimum in MINIMA.items()]
     path = tmp_path / "small_sam.safetensors"
-    export(state.averaged_weights(), TINY, gates, path)
+    export(state.averaged_weights(), [TINY], gates, path)
     loaded = build_small_sam(path)
     for name, tensor in loaded.state_dict().items():
         assert torch.equal(tensor, state.average[f"sam.{name}"])
     card = json.loads(path.with_suffix(".json").read_text())
-    assert card["pretraining"]["steps"] == TINY.steps
+    assert card["pretraining"][0]["steps"] == TINY.steps
     assert "passed" in (tmp_path / "MODEL_CARD.md").read_text()
     assert not list(tmp_path.glob("*.tmp"))
