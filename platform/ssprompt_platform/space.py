@@ -27,9 +27,9 @@ def search_space(method: str, space: SpaceConfig) -> dict[str, BaseDistribution]
     for name in METHODS[method].hyperparameters:
         dimension: Dimension | None = getattr(space, name, None)
         if dimension is not None:
+            distributions[name] = _distribution(f"search.space.{name}", name, dimension)
             for value in dimension.choices or (dimension.low, dimension.high):
                 _check(f"search.space.{name}", name, value)
-            distributions[name] = _distribution(f"search.space.{name}", name, dimension)
     return distributions
 
 
