@@ -11,6 +11,9 @@ ARGS ?=
 # Arguments handed on to pytest, for example: make test ARGS="tests/core -x"
 PYTEST := $(BIN)/python -m pytest
 
+# The MLflow UI, like a study, reports to nobody unasked
+export MLFLOW_DISABLE_TELEMETRY ?= true
+
 .PHONY: help setup study smoke test lint typecheck ui constraints pretrain gates clean
 
 help: ## List the targets
