@@ -127,7 +127,7 @@ class FolderDataset(SegmentationDataset):
     ) -> dict[str, tuple[str, ...]]:
         stems = tuple(self._images)
         if isinstance(test, Path):
-            test = _read_lines(test, "data.test")
+            test = _read_lines(test, "data.test_list")
         if not test:
             if not 0 < test_fraction < 1:
                 raise UserError(f"data.test_fraction must lie in (0, 1), found {test_fraction}")
@@ -136,11 +136,13 @@ class FolderDataset(SegmentationDataset):
             test = [stems[i] for i in order[:count]]
         unknown = [stem for stem in test if stem not in self._images]
         if unknown:
-            raise UserError(f"data.test names '{unknown[0]}', but no image has that file stem")
+            raise UserError(f"data.test_list names '{unknown[0]}', but no image has that file stem")
         chosen = frozenset(test)
         train = tuple(stem for stem in stems if stem not in chosen)
         if not train:
-            raise UserError(f"data.test takes all {len(stems)} images, none is left to train on")
+            raise UserError(
+                f"data.test_list takes all {len(stems)} images, none is left to train on"
+            )
         return {"train": train, "test": tuple(stem for stem in stems if stem in chosen)}
 
 

@@ -107,7 +107,7 @@ def test_bad_arguments_are_named(tmp_path: Path) -> None:
     images, labels = write_folder(tmp_path)
     with pytest.raises(UserError, match="data.images is .* not a folder"):
         FolderDataset(tmp_path / "none", labels, NAMES)
-    with pytest.raises(UserError, match="data.test names 'x'"):
+    with pytest.raises(UserError, match="data.test_list names 'x'"):
         FolderDataset(images, labels, NAMES, test=("x",))
     with pytest.raises(UserError, match="'sky' twice"):
         FolderDataset(images, labels, ("sky", "sky"))
