@@ -1,156 +1,174 @@
-"""Every row of the comparison: frozen means frozen, and what is trained is what is documented."""
+"""Every method trains exactly what it documents, leaves the pretrained model alone, and loads."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from tiny_sam import DIM, coloured_data, tiny_sam
+from torch import Tensor
 
 from ssprompt_core.errors import UserError
-from ssprompt_core.evaluate import predict
 from ssprompt_core.methods import METHODS, FewShotModel, MethodSettings, build_model
-from ssprompt_core.models.segmenter import Segmenter
+from ssprompt_core.models.sam import SamSegmenter
+from ssprompt_core.text.small import NgramText, SmallTextEncoder
 from ssprompt_core.train.fit import FitSettings, fit
-from tests.core.tiny_sam import DIM, coloured_data, small_segmenter, tiny_segmenter
 
-C, N, D_TEXT = 3, 4, 12
-SHORT = FitSettings(epochs=2, steps_per_epoch=2, batch_size=2, cells=8)
-TRAINED = sorted(name for name, spec in METHODS.items() if spec.trains)
-
-# the documented parameters, with a map D_text -> D because the tiny SAM reads no text
-COUNTS = {
-    "zero_shot": 0,
-    "linear_probe": C * DIM + C,
-    "xy_points": 2 * N,
-    "spa": N * DIM + N,
-    "sem": C * DIM + C + D_TEXT * DIM,
-    "ssprompt": N * DIM + N + C * DIM + C + D_TEXT * DIM,
-}
+NAMES = ("sky", "road", "car")
+C, N = len(NAMES), 4
+SETTINGS = MethodSettings(num_prompts=N)
+SHORT = FitSettings(epochs=1, steps_per_epoch=3, batch_size=2, cells=9)
+TRAINED = [name for name, spec in METHODS.items() if spec.trains]
 
 
-def _text() -> torch.Tensor:
-    return torch.randn(C, D_TEXT, generator=torch.Generator().manual_seed(5))
+class Lab:
+    """A frozen segmenter, a frozen text encoder and labelled embeddings."""
+
+    def __init__(self, text_dim: int) -> None:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.words = NgramText(text_dim)
+        self.native = text_dim == DIM
+        self.segmenter = SamSegmenter(tiny_sam(), name="tiny", native_text=self.native)
+        self.text_dim = text_dim
+        self.texts = SmallTextEncoder(self.words)
+        self.data = coloured_data(self.segmenter, num_classes=C)
+
+    def build(
+        self, method: str, settings: MethodSettings = SETTINGS, seed: int = 0
+    ) -> FewShotModel:
+        text_CE = self.texts.encode(NAMES)
+        return build_model(method, settings, self.segmenter, text_CE, num_classes=C, seed=seed)
+
+    def trained(
+        self, method: str, settings: MethodSettings = SETTINGS, seed: int = 0, fit_seed: int = 0
+    ) -> FewShotModel:
+        model = self.build(method, settings, seed)
+        if METHODS[method].trains:
+            fit(model, self.data, replace(SHORT, seed=fit_seed))
+        return model
+
+    def logits(self, model: FewShotModel) -> Tensor:
+        with torch.no_grad():
+            return model.class_logits(self.data.embeddings)
+
+    def frozen(self) -> dict[str, Tensor]:
+        state = self.segmenter.state_dict() | self.words.state_dict(prefix="text.")
+        return {name: tensor.clone() for name, tensor in state.items()}
 
 
-def _model(method: str, segmenter: Segmenter, seed: int = 0, **settings: object) -> FewShotModel:
-    chosen = MethodSettings(num_prompts=N, **settings)  # type: ignore[arg-type]
-    return build_model(method, chosen, segmenter, _text(), num_classes=C, seed=seed)
+@pytest.fixture(scope="module", params=[DIM, 10], ids=["native-text", "mapped-text"])
+def lab(request: pytest.FixtureRequest) -> Lab:
+    return Lab(request.param)
+
+
+def formula(method: str, lab: Lab, granularity: str) -> int:
+    weights = 1 if granularity == "prompt" else DIM
+    spa, sem = N * (DIM + weights), C * (DIM + weights)
+    sem += 0 if lab.native else lab.text_dim * DIM
+    return {
+        "zero_shot": 0,
+        "linear_probe": C * (DIM + 1),
+        "xy_points": 2 * N,
+        "spa": spa,
+        "sem": sem,
+        "ssprompt": spa + sem,
+    }[method]
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_exactly_the_documented_parameters_are_trained(method: str) -> None:
-    model = _model(method, tiny_segmenter())
-    print(f"{method} trains {model.trainable_parameters():,} numbers")
-    assert model.trainable_parameters() == COUNTS[method]
-    grouped = [id(p) for group in model.parameter_groups() for p in group["params"]]
-    assert sorted(grouped) == sorted(id(p) for p in model.parameters())
-    assert METHODS[method].trains == bool(grouped)
+def test_no_pretrained_number_changes_by_a_bit(method: str, lab: Lab) -> None:
+    before = lab.frozen()
+    model = lab.build(method)
+    buffers = {n: b.clone() for n, b in model.named_buffers() if n.startswith("prompts.")}
+    starts = {n: p.detach().clone() for n, p in model.named_parameters()}
+    if METHODS[method].trains:
+        fit(model, lab.data, SHORT)
+    lab.logits(model)
+    for name, tensor in lab.frozen().items():
+        assert torch.equal(tensor, before[name]), name
+    for part in (*lab.segmenter.parameters(), *lab.words.parameters()):
+        assert part.grad is None
+        assert not part.requires_grad
+    for name, buffer in model.named_buffers():
+        if name in buffers:
+            assert torch.equal(buffer, buffers[name]), name
+    for name, parameter in model.named_parameters():
+        assert not torch.equal(parameter, starts[name]), f"{name} did not learn"
 
 
-def test_a_model_with_native_text_trains_no_map() -> None:
-    segmenter = small_segmenter()
-    assert segmenter.text_dim is not None
-    text = torch.randn(C, segmenter.text_dim)
-    model = build_model(
-        "ssprompt", MethodSettings(num_prompts=N), segmenter, text, num_classes=C, seed=0
-    )
-    dim = segmenter.embed_dim
-    assert model.trainable_parameters() == N * dim + N + C * dim + C
+@pytest.mark.parametrize("granularity", ["prompt", "dimension"])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_trained_numbers_are_the_documented_ones(
+    method: str, granularity: str, lab: Lab
+) -> None:
+    model = lab.build(method, replace(SETTINGS, weight_granularity=granularity))
+    count = model.trainable_parameters()
+    print(f"{method} trains {count} numbers")  # shown by pytest -s
+    assert count == formula(method, lab, granularity)
+    grouped = [p for group in model.parameter_groups() for p in group["params"]]
+    assert {id(p) for p in grouped} == {id(p) for p in model.parameters()}
+    assert len(grouped) == len(set(map(id, grouped)))
+    assert METHODS[method].trains == (count > 0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_exported_loads_and_predicts_equally(method: str, lab: Lab) -> None:
+    model = lab.trained(method, seed=1)
+    exported = model.export()
+    assert all(not t.requires_grad and t.device.type == "cpu" for t in exported.values())
+    other = lab.build(method, seed=2)
+    state = {k: v for k, v in exported.items() if not k.startswith("resolved.")}
+    other.load_state_dict(state)
+    assert torch.equal(lab.logits(other), lab.logits(model))
+    if "resolved.spatial" in exported:
+        spatial = exported["resolved.spatial"].expand(C, -1, -1)
+        tokens = torch.cat([spatial, exported["resolved.semantic"][:, None]], dim=1)
+        with torch.no_grad():
+            assert torch.equal(lab.segmenter.decode(lab.data.embeddings, tokens), lab.logits(model))
+    before = lab.logits(model)
+    for tensor in exported.values():
+        tensor.zero_()
+    assert torch.equal(lab.logits(model), before)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_seed_decides_everything(method: str, lab: Lab) -> None:
+    first, again = (lab.logits(lab.trained(method, seed=3, fit_seed=3)) for _ in range(2))
+    assert torch.equal(first, again)
+    if METHODS[method].trains:
+        assert not torch.equal(first, lab.logits(lab.trained(method, seed=3, fit_seed=4)))
 
 
 @pytest.mark.parametrize("method", ["spa", "sem", "ssprompt"])
-def test_a_weight_per_dimension_trains_as_many_more(method: str) -> None:
-    prompts = {"spa": N, "sem": C, "ssprompt": N + C}[method]
-    by_prompt = _model(method, tiny_segmenter()).trainable_parameters()
-    by_dimension = _model(method, tiny_segmenter(), weight_granularity="dimension")
-    assert by_dimension.trainable_parameters() - by_prompt == prompts * (DIM - 1)
+def test_another_seed_starts_elsewhere(method: str, lab: Lab) -> None:
+    assert not torch.equal(lab.logits(lab.build(method)), lab.logits(lab.build(method, seed=1)))
 
 
-@pytest.mark.parametrize("method", TRAINED)
-def test_nothing_pretrained_changes_by_a_bit_and_everything_trained_moves(method: str) -> None:
-    segmenter = tiny_segmenter()
-    before = {name: value.clone() for name, value in segmenter.state_dict().items()}
-    model = _model(method, segmenter)
-    text = _text()
-    started = {name: value.clone() for name, value in model.named_parameters()}
-    fit(model, coloured_data(segmenter, num_classes=C), SHORT)
-    for name, value in segmenter.state_dict().items():
-        assert torch.equal(value, before[name]), name
-    for name, parameter in segmenter.named_parameters():
-        assert not parameter.requires_grad, name
-        assert parameter.grad is None, name
-    for name, parameter in model.named_parameters():
-        assert not torch.equal(parameter, started[name]), name
-    assert torch.equal(text, _text())
-
-
-@pytest.mark.parametrize("method", ["xy_points", "spa", "sem", "ssprompt"])
-def test_each_gradient_reaches_exactly_its_own_parameters(method: str) -> None:
-    segmenter = tiny_segmenter()
-    model, data = _model(method, segmenter), coloured_data(segmenter, count=1, num_classes=C)
-    model.class_logits(data.embeddings).square().mean().backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.abs().sum() > 0, name
-    assert all(p.grad is None for p in segmenter.parameters())
-    assert data.embeddings.grad is None
+def test_zero_shot_has_nothing_to_train(lab: Lab) -> None:
+    model = lab.build("zero_shot")
+    assert model.parameter_groups() == []
+    with pytest.raises(ValueError, match="nothing to train"):
+        fit(model, lab.data, SHORT)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_what_was_learned_is_exported_whole(method: str) -> None:
-    segmenter = tiny_segmenter()
-    data = coloured_data(segmenter, num_classes=C)
-    model = _model(method, segmenter)
-    if METHODS[method].trains:
-        fit(model, data, SHORT)
-    learned = model.export()
-    assert all(t.device.type == "cpu" and not t.requires_grad for t in learned.values())
-    # another seed and no training: only the loaded state can make the predictions equal
-    again = _model(method, tiny_segmenter(), seed=9)
-    state = {n: t for n, t in learned.items() if not n.startswith("resolved.")}
-    again.load_state_dict(state)
-    for first, second in zip(
-        predict(model, data.embeddings, data.sizes, batch_size=2, device="cpu"),
-        predict(again, data.embeddings, data.sizes, batch_size=2, device="cpu"),
-        strict=True,
-    ):
-        assert (first == second).all()
+def test_cells_of_the_logits_are_those_of_the_whole(method: str, lab: Lab) -> None:
+    model = lab.trained(method)
+    grid = lab.segmenter.grid_size
+    cells_P = torch.tensor([0, grid - 1, grid + 2, grid * grid - 1])
+    with torch.no_grad():
+        some = model.class_logits(lab.data.embeddings, cells_P)
+    whole = lab.logits(model).unflatten(2, (grid, 4)).unflatten(4, (grid, 4)).transpose(3, 4)
+    torch.testing.assert_close(some, whole.flatten(2, 3)[:, :, cells_P], rtol=1e-4, atol=1e-4)
 
 
-def test_exported_prompts_are_what_the_decoder_gets() -> None:
-    segmenter = tiny_segmenter()
-    model = _model("ssprompt", segmenter)
-    learned = model.export()
-    assert learned["resolved.spatial"].shape == (N, DIM)
-    assert learned["resolved.semantic"].shape == (C, DIM)
-    tokens = torch.cat(
-        [learned["resolved.spatial"].expand(C, -1, -1), learned["resolved.semantic"][:, None]], 1
-    )
-    embedding = coloured_data(segmenter, count=1).embeddings
-    expected = segmenter.decode(embedding, tokens)
-    torch.testing.assert_close(model.class_logits(embedding), expected)
+def test_an_unknown_method_is_told_the_nearest(lab: Lab) -> None:
+    with pytest.raises(UserError, match="'ssprmpt' is not a method.*did you mean 'ssprompt'"):
+        lab.build("ssprmpt")
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("num_prompts", 0),
-        ("lr_embedding", 0.0),
-        ("lr_points", float("nan")),
-        ("weight_decay", -1.0),
-        ("weight_granularity", "pixel"),
-        ("embedding_init", "zeros"),
-    ],
-)
-def test_a_wrong_setting_names_its_field(field: str, value: object) -> None:
-    with pytest.raises(UserError, match=rf"^{field} is "):
-        MethodSettings(**{field: value})  # type: ignore[arg-type]
-
-
-def test_a_misspelt_method_is_told_the_nearest() -> None:
-    with pytest.raises(UserError, match="ssprompt"):
-        _model("sspromt", tiny_segmenter())
-
-
-def test_text_for_another_number_of_classes_is_refused() -> None:
-    with pytest.raises(ValueError, match="3 text embeddings for 4 classes"):
-        build_model("sem", MethodSettings(), tiny_segmenter(), _text(), num_classes=4, seed=0)
+def test_text_must_be_one_embedding_per_class(lab: Lab) -> None:
+    with pytest.raises(ValueError, match="2 text embeddings for 3 classes"):
+        build_model("sem", SETTINGS, lab.segmenter, torch.ones(2, DIM), num_classes=3, seed=0)

@@ -1,144 +1,150 @@
-"""Prompts: the fusion's equation, where it starts, and what its gradients reach."""
+"""Prompts start as documented, learn z and w only, and fuse as the paper's equation says."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from segment_anything.utils.amg import build_point_grid
+from tiny_sam import DIM, GRID, tiny_sam, tiny_segmenter
+from torch import Tensor
 
-from ssprompt_core.prompts.fusion import COPY_NOISE, Fusion
+from ssprompt_core.models.sam import SamSegmenter
 from ssprompt_core.prompts.semantic import SemanticPrompts, TextPrompts
 from ssprompt_core.prompts.spatial import GridPrompts, PointPrompts, SpatialPrompts, point_grid
 from ssprompt_core.prompts.ssprompt import SSPrompt
-from tests.core.tiny_sam import DIM, small_segmenter, tiny_segmenter
+
+SEGMENTER = tiny_segmenter()
+WITH_TEXT = SamSegmenter(tiny_sam(), name="tiny", native_text=True)
 
 
-def _generator(seed: int = 0) -> torch.Generator:
+def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def _fusion(count: int, dim: int, **options: Any) -> tuple[Fusion, torch.Tensor]:
-    default = torch.randn(count, dim, generator=_generator(count))
-    return Fusion(default, generator=_generator(), **options), default
+def texts(classes: int = 3, width: int = 10, seed: int = 0) -> Tensor:
+    return torch.randn(classes, width, generator=seeded(seed))
 
 
-@given(count=st.integers(1, 6), dim=st.integers(1, 8), by_dimension=st.booleans())
-def test_a_fused_prompt_lies_where_the_equation_says(
-    count: int, dim: int, by_dimension: bool
-) -> None:
-    fusion, e = _fusion(count, dim, granularity="dimension" if by_dimension else "prompt")
-    torch.nn.init.normal_(fusion.logit, std=3.0, generator=_generator(7))
-    w, z = 1 / (1 + torch.exp(-fusion.logit)), fusion.embedding
-    torch.testing.assert_close(fusion(e), w * z + (1 - w) * e)
-    assert fusion.weight.shape == (count, dim if by_dimension else 1)
+@settings(deadline=None)
+@given(count=st.integers(1, 300))
+def test_the_grid_has_the_asked_for_points_evenly_inside_the_square(count: int) -> None:
+    grid_N2 = point_grid(count)
+    assert grid_N2.shape == (count, 2)
+    assert len(grid_N2.unique(dim=0)) == count
+    assert grid_N2.min() > 0
+    assert grid_N2.max() < 1
+    rows, in_row = grid_N2[:, 1].unique(return_counts=True)
+    torch.testing.assert_close(rows, (torch.arange(len(rows)) + 0.5) / len(rows))
+    assert in_row.max() - in_row.min() <= 1
+    for row in torch.split(grid_N2[:, 0], in_row.tolist()):
+        torch.testing.assert_close(row, (torch.arange(len(row)) + 0.5) / len(row))
 
 
-def test_training_starts_near_the_defaults_and_may_start_at_random() -> None:
-    near, e = _fusion(50, 40)
-    assert torch.equal(near.weight, torch.full((50, 1), 0.5))
-    scale = e.square().mean().sqrt()
-    moved = (near(e).detach() - e).square().mean().sqrt() / scale
-    assert moved == pytest.approx(COPY_NOISE / 2, rel=0.1)
-    random, e = _fusion(50, 40, init="normal")
-    z = random.embedding.detach()
-    assert torch.corrcoef(torch.stack([z.flatten(), e.flatten()]))[0, 1].abs() < 0.1
-    assert z.std() == pytest.approx(float(scale), rel=0.1)
+@pytest.mark.parametrize("side", [1, 2, 5, 16])
+def test_a_square_grid_is_that_of_automatic_mask_generation(side: int) -> None:
+    expected = torch.from_numpy(build_point_grid(side)).float()
+    torch.testing.assert_close(point_grid(side**2), expected)
 
 
-def test_equal_seeds_start_equal_and_other_seeds_do_not() -> None:
-    e = torch.randn(3, 4)
-    first, again, other = (Fusion(e, generator=_generator(seed)) for seed in (1, 1, 2))
-    assert torch.equal(first.embedding, again.embedding)
-    assert not torch.equal(first.embedding, other.embedding)
+@pytest.mark.parametrize("count", [0, -3])
+def test_a_grid_without_points_is_refused(count: int) -> None:
+    with pytest.raises(ValueError, match=rf"at least one point, not {count}"):
+        point_grid(count)
+
+
+@pytest.mark.parametrize("count", [1, 5, 16])
+def test_default_and_point_prompts_start_on_the_encoded_grid(count: int) -> None:
+    expected = SEGMENTER.encode_points(point_grid(count))
+    assert torch.equal(GridPrompts(SEGMENTER, count)(), expected)
+    points = PointPrompts(SEGMENTER, count)
+    torch.testing.assert_close(points.points, point_grid(count))
+    torch.testing.assert_close(points(), expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("granularity", ["prompt", "dimension"])
-def test_gradients_reach_embeddings_and_weights(granularity: Any) -> None:
-    fusion, e = _fusion(3, 4, granularity=granularity)
-    fusion(e).square().sum().backward()
-    for parameter in (fusion.embedding, fusion.logit):
-        assert parameter.grad is not None
-        assert (parameter.grad != 0).all()
+def test_fused_prompts_start_beside_their_defaults(granularity: str) -> None:
+    spatial = SpatialPrompts(SEGMENTER, 16, granularity=granularity, generator=seeded())
+    semantic = SemanticPrompts(SEGMENTER, texts(), granularity=granularity, generator=seeded())
+    for prompts, default in ((spatial, spatial.default), (semantic, semantic.default())):
+        count = len(default)
+        assert prompts().shape == default.shape == (count, DIM)
+        width = 1 if granularity == "prompt" else DIM
+        assert prompts.fusion.weight.shape == (count, width)
+        assert (prompts.fusion.weight == 0.5).all()
+        shift = (prompts() - default).square().mean().sqrt() / default.square().mean().sqrt()
+        assert 0.03 < shift < 0.07
 
 
-@given(st.integers(1, 60))
-def test_the_grid_covers_the_square_evenly(count: int) -> None:
-    points = point_grid(count)
-    assert points.shape == (count, 2)
-    assert ((points > 0) & (points < 1)).all()
-    # the same cloud upside down: no side is favoured but by the order of uneven rows
-    assert points[:, 0].mean() == pytest.approx(0.5)
-    assert torch.unique(points, dim=0).shape == (count, 2)
-    rows = points[:, 1].unique(return_counts=True)[1]
-    assert rows.max() - rows.min() <= 1
-
-
-def test_a_square_grid_is_the_mask_generators() -> None:
-    from segment_anything.utils.amg import build_point_grid
-
-    torch.testing.assert_close(
-        point_grid(16), torch.from_numpy(build_point_grid(4)).float(), atol=1e-6, rtol=0
+def test_prompts_are_one_row_per_class_the_spatial_ones_first() -> None:
+    prompts = SSPrompt(
+        SpatialPrompts(SEGMENTER, 5, generator=seeded()),
+        SemanticPrompts(SEGMENTER, texts(), generator=seeded()),
     )
-
-
-def test_a_grid_without_points_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least one point"):
-        point_grid(0)
-
-
-def test_points_start_on_the_grid_and_learn_through_the_spatial_encoder() -> None:
-    segmenter = tiny_segmenter()
-    prompts = PointPrompts(segmenter, 4)
-    torch.testing.assert_close(prompts.points, point_grid(4))
-    torch.testing.assert_close(prompts(), GridPrompts(segmenter, 4)(), atol=1e-4, rtol=1e-4)
-    prompts().square().sum().backward()
-    assert prompts.logit.grad is not None
-    assert (prompts.logit.grad != 0).any()
-    assert [name for name, _ in prompts.named_parameters()] == ["logit"]
-
-
-def test_a_model_without_text_reads_it_through_a_map_that_keeps_angles() -> None:
-    segmenter = tiny_segmenter()
-    text = torch.randn(5, 12, generator=_generator())
-    prompts = TextPrompts(segmenter, text)
-    assert prompts.map is not None
-    assert prompts.map.shape == (12, DIM)
-    assert not list(prompts.parameters())
-
-    def cosines(x: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.cosine_similarity(x[:, None], x[None], dim=-1)
-
-    torch.testing.assert_close(cosines(prompts()), cosines(text), atol=1e-4, rtol=1e-4)
-    points = segmenter.encode_points(point_grid(16)).norm(dim=1).mean()
-    assert prompts().norm(dim=1).mean() == pytest.approx(float(points), rel=1e-4)
-
-
-def test_a_model_with_text_takes_its_own_embeddings_as_they_are() -> None:
-    segmenter = small_segmenter()
-    assert segmenter.text_dim is not None
-    text = torch.randn(3, segmenter.text_dim)
-    assert torch.equal(TextPrompts(segmenter, text)(), text)
-    assert SemanticPrompts(segmenter, text, generator=_generator()).map is None
-    # another encoder's text is foreign to it
-    assert TextPrompts(segmenter, torch.randn(3, 7)).map is not None
-
-
-def test_renaming_the_order_of_classes_reorders_their_tokens() -> None:
-    segmenter, text = tiny_segmenter(), torch.randn(4, 9)
-    order = torch.tensor([2, 0, 3, 1])
-    plain, permuted = TextPrompts(segmenter, text), TextPrompts(segmenter, text[order])
-    torch.testing.assert_close(plain()[order], permuted())
-
-
-def test_every_class_gets_the_spatial_prompts_and_its_own_token() -> None:
-    segmenter, text = tiny_segmenter(), torch.randn(3, 9)
-    spatial = SpatialPrompts(segmenter, 5, generator=_generator())
-    semantic = SemanticPrompts(segmenter, text, generator=_generator(1))
-    tokens = SSPrompt(spatial, semantic)()
-    assert tokens.shape == (3, 6, DIM)
+    tokens_CTD = prompts()
+    assert tokens_CTD.shape == (3, 6, DIM)
     for c in range(3):
-        torch.testing.assert_close(tokens[c, :5], spatial())
-        torch.testing.assert_close(tokens[c, 5], semantic()[c])
+        assert torch.equal(tokens_CTD[c, :5], prompts.spatial())
+        assert torch.equal(tokens_CTD[c, 5], prompts.semantic()[c])
+
+
+@pytest.mark.parametrize("segmenter", [SEGMENTER, WITH_TEXT], ids=["mapped", "native"])
+@pytest.mark.parametrize("granularity", ["prompt", "dimension"])
+def test_gradients_reach_exactly_z_w_and_the_map(segmenter: SamSegmenter, granularity: str) -> None:
+    text_CE = texts(width=DIM).requires_grad_()
+    prompts = SSPrompt(
+        SpatialPrompts(segmenter, 4, granularity=granularity, generator=seeded(1)),
+        SemanticPrompts(segmenter, text_CE, granularity=granularity, generator=seeded(2)),
+    )
+    embeddings = torch.randn(2, DIM, GRID, GRID, generator=seeded(3))
+    segmenter.decode(embeddings, prompts()).square().mean().backward()
+    learned = {f"{s}.fusion.{p}" for s in ("spatial", "semantic") for p in ("embedding", "logit")}
+    if not segmenter.native_text:
+        learned.add("semantic.map")
+    gradients = {name: p.grad for name, p in prompts.named_parameters()}
+    assert gradients.keys() == learned
+    for name, gradient in gradients.items():
+        assert gradient is not None, name
+        assert (gradient.abs().sum(-1) > 0).all(), name
+    assert text_CE.grad is None
+    assert all(p.grad is None for p in segmenter.parameters())
+
+
+def test_gradients_reach_every_learned_coordinate() -> None:
+    points = PointPrompts(SEGMENTER, 7)
+    assert [name for name, _ in points.named_parameters()] == ["logit"]
+    points().pow(3).sum().backward()
+    assert (points.logit.grad != 0).all()
+
+
+def test_native_text_is_taken_as_it_is_and_other_text_through_a_map() -> None:
+    own, foreign = texts(width=DIM), texts(width=DIM + 1)
+    assert torch.equal(TextPrompts(WITH_TEXT, own)(), own)
+    for segmenter, text_CE in ((WITH_TEXT, foreign), (SEGMENTER, own)):
+        prompts = TextPrompts(segmenter, text_CE)
+        assert prompts.map.shape == (text_CE.shape[1], DIM)
+        assert not list(prompts.parameters())
+        points = segmenter.encode_points(point_grid(16)).norm(dim=1).mean()
+        torch.testing.assert_close(prompts().norm(dim=1).mean(), points)
+
+
+def test_the_map_keeps_the_angles_between_classes() -> None:
+    text_CE = texts(width=DIM - 4)
+    angles = torch.nn.functional.normalize(TextPrompts(SEGMENTER, text_CE)(), dim=1)
+    expected = torch.nn.functional.normalize(text_CE, dim=1)
+    torch.testing.assert_close(angles @ angles.T, expected @ expected.T)
+
+
+@settings(deadline=None, max_examples=30)
+@given(order=st.permutations(range(5)), seed=st.integers(0, 1000))
+def test_permuted_classes_give_permuted_prompts(order: list[int], seed: int) -> None:
+    text_CE = texts(5, seed=seed)
+    straight = SemanticPrompts(SEGMENTER, text_CE, generator=seeded(seed))
+    permuted = SemanticPrompts(SEGMENTER, text_CE[order], generator=seeded(seed))
+    torch.testing.assert_close(permuted.default(), straight.default()[order])
+    with torch.no_grad():
+        straight.fusion.logit.copy_(torch.randn(5, 1, generator=seeded(seed)))
+        permuted.fusion.logit.copy_(straight.fusion.logit[order])
+        permuted.fusion.embedding.copy_(straight.fusion.embedding[order])
+    torch.testing.assert_close(permuted(), straight()[order])
