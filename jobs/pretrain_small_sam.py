@@ -5,6 +5,7 @@ interruption. Progress, with the minutes left of a stage, is printed every 25 st
 
     python jobs/pretrain_small_sam.py                    # train, measure, ship
     python jobs/pretrain_small_sam.py --gates            # measure the shipped weights again
+    python jobs/pretrain_small_sam.py --stage 3          # the last stage again
     python jobs/pretrain_small_sam.py --steps 20 --scenes 200 --folder runs/try \
         --output runs/try/small_sam.safetensors  # a short try
 """
@@ -19,7 +20,7 @@ from pathlib import Path
 import torch
 
 from ssprompt_core.errors import UserError
-from ssprompt_core.models.small_sam import DEFAULT_WEIGHTS, build_small_sam
+from ssprompt_core.models.small_sam import DEFAULT_WEIGHTS, build_small_sam, load_weights
 from ssprompt_core.pretrain.config import STAGES, PretrainConfig
 from ssprompt_core.pretrain.export import export
 from ssprompt_core.pretrain.gates import Gate, measure_gates
@@ -34,7 +35,8 @@ def main() -> int:
         if arguments.gates:
             return _show(measure_gates(build_small_sam(arguments.output)))
         stages = [_shortened(stage, arguments) for stage in STAGES]
-        state = pretrain_stages(stages, arguments.folder)
+        start = load_weights(arguments.output) if arguments.stage > 1 else None
+        state = pretrain_stages(stages, arguments.folder, first=arguments.stage, start=start)
         tensors = state.averaged_weights()
         state.sam.load_state_dict(
             {n.removeprefix("sam."): t for n, t in tensors.items() if n.startswith("sam.")}
@@ -59,6 +61,13 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--gates", action="store_true", help="measure --output, train nothing")
     parser.add_argument("--folder", type=Path, default=Path("runs/pretrain"), help="checkpoints")
     parser.add_argument("--output", type=Path, default=DEFAULT_WEIGHTS, help="weights file")
+    parser.add_argument(
+        "--stage",
+        type=int,
+        default=1,
+        choices=range(1, len(STAGES) + 1),
+        help="stage to begin with; from the second on it starts from the weights in --output",
+    )
     parser.add_argument("--steps", type=int, help="at most this many steps a stage, for a try")
     parser.add_argument("--scenes", type=int, help="this many scenes a stage, for a try")
     return parser.parse_args()

@@ -168,7 +168,12 @@ def read_card(weights: Path = DEFAULT_WEIGHTS) -> dict[str, Any]:
     return card
 
 
-def _load(module: nn.Module, weights: Path, prefix: str) -> None:
+def load_weights(weights: Path = DEFAULT_WEIGHTS) -> dict[str, Tensor]:
+    """All tensors of a weights file, with the prefixes ``sam.`` and ``text.``.
+
+    Raises:
+        UserError: The file is missing or damaged.
+    """
     if not weights.is_file():
         raise UserError(f"{weights} does not exist; it should hold the small SAM's weights")
     expected = read_card(weights).get("sha256")
@@ -180,9 +185,14 @@ def _load(module: nn.Module, weights: Path, prefix: str) -> None:
             "the file is damaged or not the one that the card describes"
         )
     try:
-        state = load_file(weights)
+        state: dict[str, Tensor] = load_file(weights)
     except SafetensorError as error:
         raise UserError(f"{weights} is not a safetensors file: {error}") from error
+    return state
+
+
+def _load(module: nn.Module, weights: Path, prefix: str) -> None:
+    state = load_weights(weights)
     own = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
     try:
         module.load_state_dict(own)

@@ -28,6 +28,7 @@ class PretrainConfig:
         ema: Decay of the averaged weights that are shipped.
         balance: Weight of a thing's pixel against one of stuff in cross-entropies over classes.
         class_weight: Weight of the auxiliary class head's loss.
+        bf16: Whether matrix products run in bfloat16 (losses and positions stay float32).
         checkpoint_every: Steps between checkpoints.
     """
 
@@ -49,6 +50,7 @@ class PretrainConfig:
     ema: float = 0.997
     balance: float = 4.0
     class_weight: float = 1.0
+    bf16: bool = False
     checkpoint_every: int = 100
 
 
@@ -57,7 +59,7 @@ STAGES = (
         world="varied", steps=2400, stop=1650, lr=1.2e-3, warmup=60, balance=1.0, class_weight=0.5
     ),
     PretrainConfig(world="crowded", steps=1500),
-    PretrainConfig(world="upstream", steps=1300, lr=6e-4, geometry=4),
+    PretrainConfig(world="upstream", steps=1000, lr=6e-4, geometry=4, bf16=True),
 )
 """The shipped recipe: each stage starts from the averaged weights of the one before.
 

@@ -19,6 +19,11 @@ CELL = SIDE // GRID
 """A cell of the embedding covers 4 x 4 pixels."""
 
 
+def exact() -> torch.autocast:
+    """Turns bfloat16 off: positions of 96 pixels in sines of high frequency need float32."""
+    return torch.autocast("cpu", enabled=False)
+
+
 def by_cell(maps: NDArray[Any]) -> NDArray[Any]:
     """Rearrange maps ``[..., 96, 96]`` as ``[..., 576, 16]``: the pixels of each cell."""
     *rest, _, _ = maps.shape
@@ -41,7 +46,7 @@ def decode_prompts(
     hyper = [mlp(hidden[:, 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)]
     features = _upscale_cells(decoder.output_upscaling, image[:, cells_P])
     masks = torch.einsum("mkc,mpsc->mkps", torch.stack(hyper, 1), features)
-    return masks, decoder.iou_prediction_head(hidden[:, 0])
+    return masks.float(), decoder.iou_prediction_head(hidden[:, 0]).float()
 
 
 def decode_all_classes(
@@ -58,12 +63,13 @@ def decode_all_classes(
     hidden, image = _transform(sam, image_BDhw, tokens)
     hyper = decoder.output_hypernetworks_mlps[0](hidden[:, 1 : 1 + len(text_CD)])
     features = _upscale_cells(decoder.output_upscaling, image[:, cells_P])
-    return torch.einsum("bkc,bpsc->bkps", hyper, features)
+    return torch.einsum("bkc,bpsc->bkps", hyper, features).float()
 
 
 def _transform(sam: SmallSam, image_MDhw: Tensor, tokens_MTD: Tensor) -> tuple[Tensor, Tensor]:
     dense = sam.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
-    position = sam.prompt_encoder.get_dense_pe().expand(len(image_MDhw), -1, -1, -1)
+    with exact():
+        position = sam.prompt_encoder.get_dense_pe().expand(len(image_MDhw), -1, -1, -1)
     hidden, image = sam.mask_decoder.transformer(image_MDhw + dense, position, tokens_MTD)
     return hidden, image
 

@@ -26,7 +26,12 @@ Show = Callable[[str], None]
 
 
 def pretrain_stages(
-    stages: Sequence[PretrainConfig], folder: Path, show: Show = print
+    stages: Sequence[PretrainConfig],
+    folder: Path,
+    show: Show = print,
+    *,
+    first: int = 1,
+    start: Weights | None = None,
 ) -> PretrainState:
     """Train stage after stage, each from the averaged weights of the one before.
 
@@ -34,6 +39,8 @@ def pretrain_stages(
         stages: Their settings, in order.
         folder: Where each stage has a folder of its own with its checkpoint.
         show: Takes lines of progress.
+        first: Number of the stage to begin with, from 1.
+        start: Averaged weights of the stage before it; None: random ones.
 
     Returns:
         The final state of the last stage.
@@ -42,9 +49,9 @@ def pretrain_stages(
         UserError: A stage's checkpoint belongs to another configuration.
     """
     state: PretrainState | None = None
-    for number, config in enumerate(stages, 1):
+    for number, config in list(enumerate(stages, 1))[first - 1 :]:
         show(f"stage {number} of {len(stages)}: {last_step(config)} steps on '{config.world}'")
-        start = state.averaged_weights() if state is not None else None
+        start = state.averaged_weights() if state is not None else start
         state = pretrain(config, folder / f"stage-{number}", show, start)
     assert state is not None
     return state

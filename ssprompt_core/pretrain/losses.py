@@ -23,7 +23,13 @@ from ssprompt_core.pretrain.batches import (
     draw_geometry,
 )
 from ssprompt_core.pretrain.config import PretrainConfig
-from ssprompt_core.pretrain.decoding import CELL, by_cell, decode_all_classes, decode_prompts
+from ssprompt_core.pretrain.decoding import (
+    CELL,
+    by_cell,
+    decode_all_classes,
+    decode_prompts,
+    exact,
+)
 from ssprompt_core.pretrain.vocabulary import word_for
 from ssprompt_core.text.small import NgramText
 
@@ -79,10 +85,11 @@ def step_losses(
 ) -> dict[str, Tensor]:
     """All parts of the loss on one batch, by the names of :data:`WEIGHTS`."""
     image = torch.from_numpy(batch.image).permute(0, 3, 1, 2)
-    embedding = sam.image_encoder((image - sam.pixel_mean) / sam.pixel_std)
-    cells = torch.from_numpy(rng.permutation(GRID * GRID)[: config.cells])
-    step = Step(sam, text, heads, config, batch, embedding, cells, rng)
-    return _geometry(step) | _text(step) | _auxiliary(step)
+    with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
+        embedding = sam.image_encoder((image - sam.pixel_mean) / sam.pixel_std)
+        cells = torch.from_numpy(rng.permutation(GRID * GRID)[: config.cells])
+        step = Step(sam, text, heads, config, batch, embedding, cells, rng)
+        return _geometry(step) | _text(step) | _auxiliary(step)
 
 
 def mask_loss(logits: Tensor, target: Tensor) -> Tensor:
@@ -112,9 +119,10 @@ def _geometry(step: Step) -> dict[str, Tensor]:
     xy = torch.tensor([prompts[i].point for i in order[:points]], dtype=torch.float32)
     # the stock encoder adds half a pixel to positions and pads a point without a box
     ones = torch.ones(points, 1)
-    sparse_points = encoder._embed_points(xy[:, None] - 0.5, ones, pad=True)
     corners = np.stack([prompts[i].box for i in order[points:]]).astype(np.float32)
-    sparse_boxes = encoder._embed_boxes(torch.from_numpy(corners) - 0.5)
+    with exact():
+        sparse_points = encoder._embed_points(xy[:, None] - 0.5, ones, pad=True)
+        sparse_boxes = encoder._embed_boxes(torch.from_numpy(corners) - 0.5)
     logits, predicted = decode_prompts(
         step.sam,
         step.embedding[owner[order]],
@@ -179,7 +187,10 @@ def _grid_tokens(sam: SmallSam, count: int, rng: np.random.Generator) -> Tensor:
     line = (np.arange(side) + 0.5) / side * SIDE
     xy = np.stack(np.meshgrid(line, line), -1).reshape(-1, 2) + rng.normal(0, 1, (1, 2))
     points = torch.from_numpy(xy.astype(np.float32))[None]
-    tokens: Tensor = sam.prompt_encoder._embed_points(points - 0.5, torch.ones(1, count), pad=False)
+    with exact():
+        tokens: Tensor = sam.prompt_encoder._embed_points(
+            points - 0.5, torch.ones(1, count), pad=False
+        )
     return tokens
 
 
@@ -202,12 +213,14 @@ def _auxiliary(step: Step) -> dict[str, Tensor]:
     is_thing = torch.from_numpy(thing)[:, None].float()
     has_hue = torch.from_numpy(thing & batch.true_hue[:, None, None])[:, None].float()
 
-    predicted = step.heads.box(step.embedding)
+    predicted = step.heads.box(step.embedding).float()
     distance = ((predicted[:, :4] - extent).abs() * is_thing).sum() / (4 * is_thing.sum() + 1)
-    hue_error = (step.heads.hue(step.embedding) - hue).square() * has_hue
+    hue_error = (step.heads.hue(step.embedding).float() - hue).square() * has_hue
     return {
         "class": step.config.class_weight
-        * F.cross_entropy(step.heads.cls(step.embedding), classes, _class_weights(step.config)),
+        * F.cross_entropy(
+            step.heads.cls(step.embedding).float(), classes, _class_weights(step.config)
+        ),
         "extent": distance + F.binary_cross_entropy_with_logits(predicted[:, 4:], is_thing),
         "hue": hue_error.sum() / (2 * has_hue.sum() + 1),
     }
