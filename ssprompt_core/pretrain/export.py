@@ -107,8 +107,9 @@ alone; for photographs use `vit_b`, `vit_l` or `vit_h`.
 
 Each stage starts from the moving average of the one before and ends in its own. AdamW, warm-up,
 cosine. Prompts in training: points and boxes, text as a token (alone or behind a grid of points),
-and all classes in one pass. The first stage was run with an earlier form of the job: the recipe is
-this one, the random numbers may differ.
+and all classes in one pass. The shipped weights' first two stages were run with an earlier form of
+the job, the third with this one (`--stage 3`): the recipe is the same, but all three in one go may
+give other figures.
 
 ## What its text side knows
 
