@@ -37,7 +37,7 @@ def colour_labels(label_HW: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def learning_curve(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> None:
     """MIoU over K with confidence intervals, one line per method, as a PNG."""
-    figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
+    figure = Figure(figsize=(7.4, 4.2), dpi=150, layout="constrained")
     axes = figure.subplots()
     shots = sorted({row["shots"] for row in rows})
     methods = list(dict.fromkeys(row["method"] for row in rows))
@@ -59,7 +59,8 @@ def learning_curve(path: Path, rows: Sequence[Mapping[str, Any]], title: str) ->
     axes.set_ylabel("mIoU on the test split (mean, 95 % CI)")
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    # beside the axes: inside it would cover an interval
+    figure.legend(loc="outside right upper", fontsize=8)
     _save(figure, path)
 
 

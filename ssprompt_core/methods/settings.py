@@ -30,8 +30,8 @@ class MethodSettings:
     """
 
     num_prompts: int = 16
-    lr_embedding: float = 0.1
-    lr_weight: float = 0.1
+    lr_embedding: float = 0.3
+    lr_weight: float = 0.3
     lr_points: float = 0.01
     lr_map: float = 0.001
     lr_probe: float = 0.03

@@ -105,7 +105,7 @@ def _one_of(choices: list[Any], meaning: str) -> Any:
 class SpaceConfig:
     """Search space; a method uses only the hyperparameters that it has."""
 
-    num_prompts: Dimension = _one_of([4, 16, 36], "number N of spatial prompts (grid points)")
+    num_prompts: Dimension = _one_of([4, 9, 16], "number N of spatial prompts (grid points)")
     lr_embedding: Dimension = _between(0.03, 0.6, "learning rate of the prompt embeddings z")
     lr_weight: Dimension = _between(0.03, 0.6, "learning rate of the prompt weights w")
     lr_map: Dimension = _one_of(
