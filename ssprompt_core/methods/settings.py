@@ -29,7 +29,7 @@ class MethodSettings:
         UserError: A value is out of range.
     """
 
-    num_prompts: int = 16
+    num_prompts: int = 9
     lr_embedding: float = 0.3
     lr_weight: float = 0.3
     lr_points: float = 0.01
