@@ -134,6 +134,8 @@ def test_ctrl_c_ends_the_study_and_closes_its_runs(
         text=True,
         start_new_session=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        # a test run in the background inherits "ignore Ctrl-C", and would hand it on
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     for line in process.stdout:
