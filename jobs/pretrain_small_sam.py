@@ -43,7 +43,7 @@ def main() -> int:
         )
         print("measuring the gates ...")
         gates = measure_gates(state.sam)
-        export(tensors, stages, gates, arguments.output)
+        export(tensors, stages, gates, arguments.output, first=arguments.stage)
         print(f"wrote {arguments.output}, its card {arguments.output.stem}.json and MODEL_CARD.md")
         return _show(gates)
     except UserError as error:

@@ -32,6 +32,8 @@ def export(
     stages: Sequence[PretrainConfig],
     gates: Sequence[Gate],
     path: Path = DEFAULT_WEIGHTS,
+    *,
+    first: int = 1,
 ) -> None:
     """Write weights, card and model card beside each other, each under a temporary name first.
 
@@ -40,6 +42,7 @@ def export(
         stages: That made them, in order.
         gates: As measured on exactly these weights.
         path: Of the safetensors file.
+        first: Number of the stage that this run began with; those before it came with the weights.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
@@ -51,6 +54,7 @@ def export(
             for part in ("sam", "text")
         },
         "pretraining": [asdict(stage) for stage in stages],
+        "first_stage_run": first,
         "gates": {gate.name: round(gate.value, 4) for gate in gates},
     }
     _write(path.with_suffix(".json"), json.dumps(card, indent=2) + "\n")
@@ -107,9 +111,7 @@ alone; for photographs use `vit_b`, `vit_l` or `vit_h`.
 
 Each stage starts from the moving average of the one before and ends in its own. AdamW, warm-up,
 cosine. Prompts in training: points and boxes, text as a token (alone or behind a grid of points),
-and all classes in one pass. The shipped weights' first two stages were run with an earlier form of
-the job, the third with this one (`--stage 3`): the recipe is the same, but all three in one go may
-give other figures.
+and all classes in one pass.{_began(card["first_stage_run"])}
 
 ## What its text side knows
 
@@ -122,6 +124,17 @@ shifted data set little or not at all.
 Scenes have at most five things, no perspective and no photographs; what it scores says nothing
 about a real SAM's level. It is meant for comparing methods, settings and numbers of labels.
 """
+
+
+def _began(first: int) -> str:
+    """What a reader must know of a run that did not begin with the first stage."""
+    if first == 1:
+        return ""
+    return (
+        f" The run began with stage {first} (`--stage {first}`), on\nweights that an earlier run, "
+        "perhaps of an earlier form of the job, had made by the stages before:\nall stages in one "
+        "go may give other figures."
+    )
 
 
 def _write(path: Path, text: str) -> None:

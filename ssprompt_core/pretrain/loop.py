@@ -49,7 +49,7 @@ def pretrain_stages(
         UserError: A stage's checkpoint belongs to another configuration.
     """
     state: PretrainState | None = None
-    for number, config in list(enumerate(stages, 1))[first - 1 :]:
+    for number, config in enumerate(stages[first - 1 :], first):
         show(f"stage {number} of {len(stages)}: {last_step(config)} steps on '{config.world}'")
         start = state.averaged_weights() if state is not None else start
         state = pretrain(config, folder / f"stage-{number}", show, start)
