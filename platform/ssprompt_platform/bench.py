@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor
-
 from ssprompt_core.data.dataset import SegmentationDataset
 from ssprompt_core.methods import FewShotModel, MethodSettings, build_model
+from ssprompt_core.text.classes import ClassTexts
 from ssprompt_core.train.fit import FitResult, FitSettings, LabelledEmbeddings, Report, fit
 from ssprompt_core.train.state import TrainState
 from ssprompt_platform.cluster import Resources
@@ -27,7 +26,7 @@ class Bench:
         dataset: The data; in the search without the test labels.
         store: Embeddings of every image that is asked for.
         source: How to build the frozen segmenter.
-        texts: Text embeddings of the classes, float32 ``[C, D_text]``.
+        texts: The class names and their text embeddings.
         train: The ``train`` group of the configuration.
         resources: What the worker has.
     """
@@ -35,7 +34,7 @@ class Bench:
     dataset: SegmentationDataset
     store: EmbeddingStore
     source: SegmenterSource
-    texts: Tensor
+    texts: ClassTexts
     train: TrainConfig
     resources: Resources
 
@@ -65,7 +64,6 @@ class Bench:
             MethodSettings(**hyperparameters),
             segmenter,
             self.texts,
-            num_classes=self.num_classes,
             seed=seed,
         )
 

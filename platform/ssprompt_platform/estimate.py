@@ -10,11 +10,12 @@ import torch
 from ssprompt_core.data.dataset import SegmentationDataset
 from ssprompt_core.evaluate import evaluate
 from ssprompt_core.methods import METHODS, MethodSettings, build_model
+from ssprompt_core.text.classes import ClassTexts
 from ssprompt_core.train.fit import LabelledEmbeddings, fit
 from ssprompt_platform.bench import fit_settings
 from ssprompt_platform.config.schema import Config
 from ssprompt_platform.plan import StudyPlan
-from ssprompt_platform.sources import ClassTexts, SegmenterSource
+from ssprompt_platform.sources import SegmenterSource
 
 _STEPS = 2
 _START_SECONDS = 25.0
@@ -69,15 +70,14 @@ def estimate(
             method,
             MethodSettings(),
             segmenter,
-            texts.embeddings,
-            num_classes=len(dataset.class_names),
+            texts,
             seed=0,
         )
         begun = time.perf_counter()
         evaluate(model, data, len(dataset.class_names), batch_size=1, device="cpu")
         score = time.perf_counter() - begun
         step = 0.0
-        if METHODS[method].trains:
+        if METHODS[method].uses_support:
             batch = LabelledEmbeddings(
                 embeddings=embedding_BDhw.expand(train.batch_size, -1, -1, -1),
                 labels=[label] * train.batch_size,

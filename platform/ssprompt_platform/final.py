@@ -175,7 +175,7 @@ def run_fit(tools: FinalBench, key: FitKey) -> None:
     model = bench.model(key.group, hyperparameters, seed)
     history: list[dict[str, float | None]] = []
     begun = time.monotonic()
-    if METHODS[key.method].trains:
+    if METHODS[key.method].uses_support:
         bench.fit(
             model,
             plan.draws[key.draw].support[key.shots],
@@ -189,7 +189,7 @@ def run_fit(tools: FinalBench, key: FitKey) -> None:
     result = score(bench, model, plan.test_ids)
     scored = time.monotonic()
     largest = max(group.shots for group in plan.groups)
-    if key.draw == 0 and (key.shots == largest or not METHODS[key.method].trains):
+    if key.draw == 0 and (key.shots == largest or not METHODS[key.method].uses_support):
         maps = predictions(bench, model, tools.pictured)
         path = predictions_path(tools.fits, key)
         write_whole(path, lambda temporary: save_file(maps, temporary))

@@ -150,7 +150,7 @@ def _pictures(prepared: Prepared, final: FinalBench, rows: list[dict[str, Any]])
     keys = [
         key
         for key in plan.fits
-        if key.draw == 0 and (key.shots == largest or not METHODS[key.method].trains)
+        if key.draw == 0 and (key.shots == largest or not METHODS[key.method].uses_support)
     ]
     of_method = {key.method: key for key in keys}
     maps = {

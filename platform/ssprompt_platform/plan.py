@@ -70,7 +70,7 @@ class StudyPlan:
         """Images whose embeddings the study uses, each once, in a fixed order."""
         used: dict[str, None] = {}
         largest = max(group.shots for group in self.groups)
-        if any(METHODS[fit.method].trains for fit in self.fits):
+        if any(METHODS[fit.method].uses_support for fit in self.fits):
             for draw in self.draws:
                 used.update(dict.fromkeys(draw.support[largest]))
         if self.searched:
@@ -88,7 +88,7 @@ def make_plan(config: Config, dataset: SegmentationDataset) -> StudyPlan:
     """
     study, search = config.study, config.search
     groups = tuple(Group(method, k) for method in study.methods for k in sorted(study.shots))
-    trained = tuple(group for group in groups if METHODS[group.method].trains)
+    trained = tuple(group for group in groups if METHODS[group.method].uses_support)
     searched = trained if search.trials else ()
     own_validation = study.selection == "validation"
     presence = {i: dataset.classes_present(i) for i in dataset.ids("train")}

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ssprompt_core.data.dataset import SegmentationDataset
+from ssprompt_core.text.classes import ClassTexts
 from ssprompt_platform.cluster import local_resources, resolve_resources
 from ssprompt_platform.config.schema import Config
 from ssprompt_platform.embeddings import EmbeddingStore
@@ -16,10 +17,9 @@ from ssprompt_platform.estimate import estimate
 from ssprompt_platform.identity import check_unchanged, identity, study_folder
 from ssprompt_platform.plan import StudyPlan, make_plan
 from ssprompt_platform.sources import (
-    ClassTexts,
     SegmenterSource,
     build_dataset,
-    encode_class_names,
+    embed_class_names,
 )
 from ssprompt_platform.space import search_space
 from ssprompt_platform.storage import StudyFolder
@@ -65,7 +65,7 @@ def prepare(config: Config) -> Prepared:
     plan = make_plan(config, dataset)
     source = SegmenterSource.of(config.model)
     segmenter = source.build()
-    texts = encode_class_names(config.model.text_encoder, dataset.class_names)
+    texts = embed_class_names(config.model.text_encoder, dataset.class_names)
     store = EmbeddingStore(folder.root / "embeddings", segmenter.fingerprint)
     fingerprints = identity(dataset, segmenter.fingerprint, texts.fingerprint)
     check_unchanged(folder, config, fingerprints)

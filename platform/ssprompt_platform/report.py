@@ -42,7 +42,7 @@ def draws_of(
 
     A method that trains nothing has one record for all K and draws: it is the same every time.
     """
-    if METHODS[group.method].trains:
+    if METHODS[group.method].uses_support:
         return [fits[key] for key in sorted(fits) if key.group == group]
     once = next(fits[key] for key in sorted(fits) if key.method == group.method)
     return [once] * len(plan.draws)

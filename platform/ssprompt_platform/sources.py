@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ssprompt_core.data.dataset import SegmentationDataset, Split
 from ssprompt_core.data.folder import FolderDataset
@@ -17,6 +16,8 @@ from ssprompt_core.data.procedural import ProceduralDataset
 from ssprompt_core.errors import UserError
 from ssprompt_core.models.registry import build_segmenter
 from ssprompt_core.models.segmenter import Segmenter
+from ssprompt_core.text.classes import ClassTexts
+from ssprompt_core.text.encoder import TextEncoder
 from ssprompt_core.text.registry import build_text_encoder
 from ssprompt_platform.config.schema import DataConfig, ModelConfig
 
@@ -111,19 +112,16 @@ def _build_once(source: SegmenterSource) -> Segmenter:
     return build_segmenter(source.name, source.checkpoint)
 
 
-@dataclass(frozen=True)
-class ClassTexts:
-    """Frozen embeddings of the class names, float32 ``[C, D_text]``, and who made them."""
-
-    embeddings: Tensor
-    fingerprint: str
-
-
-def encode_class_names(name: str, class_names: Sequence[str]) -> ClassTexts:
+def embed_class_names(name: str, class_names: Sequence[str]) -> ClassTexts:
     """Embed the class names once, in the driver.
 
     Raises:
         UserError: The text encoder is unknown or its folder is not one.
     """
-    encoder = build_text_encoder(name)
-    return ClassTexts(encoder.encode(class_names), encoder.fingerprint)
+    return ClassTexts.of(partial(_encoder_once, name), class_names)
+
+
+@lru_cache(maxsize=1)
+def _encoder_once(name: str) -> TextEncoder:
+    """The frozen text encoder, built once per process."""
+    return build_text_encoder(name)

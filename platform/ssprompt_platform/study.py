@@ -88,7 +88,7 @@ def _run(prepared: Prepared, resources: Resources, progress: Progress, tracker: 
         prepared.dataset,
         prepared.store,
         prepared.source,
-        prepared.texts.embeddings,
+        prepared.texts,
         config.train,
         resources,
     )

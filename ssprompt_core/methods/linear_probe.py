@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ssprompt_core.methods.model import FewShotModel, MethodSpec
 from ssprompt_core.methods.settings import MethodSettings
 from ssprompt_core.models.segmenter import Segmenter
+from ssprompt_core.text.classes import ClassTexts
 
 
 class LinearProbe(FewShotModel):
@@ -31,15 +32,17 @@ class LinearProbe(FewShotModel):
         super().__init__(segmenter, num_classes)
         self._settings = settings
         device = next(segmenter.parameters()).device
-        self.weight = nn.Parameter(torch.zeros(num_classes, segmenter.embed_dim, device=device))
+        self.weight = nn.Parameter(
+            torch.zeros(num_classes, segmenter.image_channels, device=device)
+        )
         self.bias = nn.Parameter(torch.zeros(num_classes, device=device))
         self.mean: Tensor
         self.deviation: Tensor
-        self.register_buffer("mean", torch.zeros(segmenter.embed_dim, device=device))
-        self.register_buffer("deviation", torch.ones(segmenter.embed_dim, device=device))
+        self.register_buffer("mean", torch.zeros(segmenter.image_channels, device=device))
+        self.register_buffer("deviation", torch.ones(segmenter.image_channels, device=device))
 
     @torch.no_grad()
-    def prepare(self, embeddings_nDhw: Tensor) -> None:
+    def prepare(self, embeddings_nDhw: Tensor, labels_nS44: Tensor) -> None:
         """Take mean and standard deviation of the support images' channels."""
         count = 0
         total_D = torch.zeros(len(self.mean), dtype=torch.float64)
@@ -79,10 +82,10 @@ class LinearProbe(FewShotModel):
 
 
 def _build(
-    settings: MethodSettings, segmenter: Segmenter, text_CE: Tensor, num_classes: int, seed: int
+    settings: MethodSettings, segmenter: Segmenter, texts: ClassTexts, seed: int
 ) -> LinearProbe:
     # convex and started from zero: neither names nor seed play a part
-    return LinearProbe(segmenter, settings, num_classes)
+    return LinearProbe(segmenter, settings, len(texts.names))
 
 
 LINEAR_PROBE = MethodSpec(
@@ -90,6 +93,6 @@ LINEAR_PROBE = MethodSpec(
     description="Logistic regression on the frozen image embeddings, without prompts or decoder.",
     source="the usual baseline of frozen features, e.g. arXiv 2103.00020, 3.2",
     hyperparameters=("lr_probe", "weight_decay"),
-    trains=True,
+    uses_support=True,
     build=_build,
 )

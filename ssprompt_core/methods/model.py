@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ssprompt_core.methods.settings import MethodSettings
 from ssprompt_core.models.segmenter import Segmenter
+from ssprompt_core.text.classes import ClassTexts
 
 
 class FewShotModel(nn.Module, ABC):
@@ -59,8 +60,13 @@ class FewShotModel(nn.Module, ABC):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups for AdamW, each with ``params`` and ``lr``; empty where nothing is trained."""
 
-    def prepare(self, embeddings_nDhw: Tensor) -> None:
-        """See the support images' embeddings once before training; most models need not."""
+    def prepare(self, embeddings_nDhw: Tensor, labels_nS44: Tensor) -> None:
+        """See the support images once before training; most models need not.
+
+        Args:
+            embeddings_nDhw: Their frozen embeddings.
+            labels_nS44: Their labels by embedding cell, uint8, with 255 for "no class".
+        """
         return
 
     def penalty(self) -> Tensor | None:
@@ -76,8 +82,8 @@ class FewShotModel(nn.Module, ABC):
         return {name: value.detach().cpu().clone() for name, value in self.state_dict().items()}
 
 
-Build = Callable[[MethodSettings, Segmenter, Tensor, int, int], FewShotModel]
-"""Takes settings, segmenter, text embeddings ``[C, D_text]``, ``C`` and a seed."""
+Build = Callable[[MethodSettings, Segmenter, ClassTexts, int], FewShotModel]
+"""Takes settings, segmenter, class names with their text embeddings, and a seed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +95,7 @@ class MethodSpec:
         description: What it learns, in one sentence.
         source: Where it comes from.
         hyperparameters: Fields of :class:`MethodSettings` that it uses.
-        trains: Whether there is anything to train.
+        uses_support: Whether support images play a part: such a method is fitted per K and draw.
         build: Makes an untrained model.
     """
 
@@ -97,5 +103,5 @@ class MethodSpec:
     description: str
     source: str
     hyperparameters: tuple[str, ...]
-    trains: bool
+    uses_support: bool
     build: Build

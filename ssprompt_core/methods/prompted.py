@@ -14,6 +14,7 @@ from ssprompt_core.prompts.fusion import Fusion
 from ssprompt_core.prompts.semantic import SemanticPrompts, TextPrompts
 from ssprompt_core.prompts.spatial import GridPrompts, PointPrompts, SpatialPrompts
 from ssprompt_core.prompts.ssprompt import SSPrompt
+from ssprompt_core.text.classes import ClassTexts
 
 _PAPER = "arXiv 2401.04651"
 
@@ -76,8 +77,8 @@ class PromptedModel(FewShotModel):
 
 
 def _build(
-    spatial: str, semantic: str, settings: MethodSettings, segmenter: Segmenter, text_CE: Tensor,
-    num_classes: int, seed: int,
+    spatial: str, semantic: str, settings: MethodSettings, segmenter: Segmenter, texts: ClassTexts,
+    seed: int,
 ) -> PromptedModel:  # fmt: skip
     generator = torch.Generator().manual_seed(seed)
     count = settings.num_prompts
@@ -94,11 +95,11 @@ def _build(
     what: TextPrompts
     if semantic == "learned":
         what = SemanticPrompts(
-            segmenter, text_CE, granularity=granularity, init=init, generator=generator
+            segmenter, texts.plain_CE, granularity=granularity, init=init, generator=generator
         )
     else:
-        what = TextPrompts(segmenter, text_CE)
-    return PromptedModel(segmenter, SSPrompt(where, what), settings, num_classes)
+        what = TextPrompts(segmenter, texts.plain_CE)
+    return PromptedModel(segmenter, SSPrompt(where, what), settings, len(texts.names))
 
 
 def _spec(
@@ -109,7 +110,7 @@ def _spec(
         description=description,
         source=source,
         hyperparameters=("num_prompts", *fields),
-        trains=spatial != "default" or semantic != "default",
+        uses_support=spatial != "default" or semantic != "default",
         build=lambda *arguments: _build(spatial, semantic, *arguments),
     )
 

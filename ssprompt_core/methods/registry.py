@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from ssprompt_core.errors import UserError, nearest
 from ssprompt_core.methods.linear_probe import LINEAR_PROBE
 from ssprompt_core.methods.model import FewShotModel, MethodSpec
 from ssprompt_core.methods.prompted import SEM, SPA, SSPROMPT, XY_POINTS, ZERO_SHOT
 from ssprompt_core.methods.settings import MethodSettings
 from ssprompt_core.models.segmenter import Segmenter
+from ssprompt_core.text.classes import ClassTexts
 
 METHODS: dict[str, MethodSpec] = {
     spec.name: spec for spec in (ZERO_SHOT, LINEAR_PROBE, XY_POINTS, SPA, SEM, SSPROMPT)
@@ -21,9 +20,8 @@ def build_model(
     method: str,
     settings: MethodSettings,
     segmenter: Segmenter,
-    text_embeddings_CT: Tensor,
+    texts: ClassTexts,
     *,
-    num_classes: int,
     seed: int,
 ) -> FewShotModel:
     """Make an untrained model.
@@ -32,19 +30,15 @@ def build_model(
         method: A key of :data:`METHODS`.
         settings: Hyperparameters; a method ignores those that it does not list.
         segmenter: Frozen; the model lives on its device.
-        text_embeddings_CT: Text embeddings of the class names, float ``[C, D_text]``.
-        num_classes: ``C``.
+        texts: The ``C`` class names and their text embeddings.
         seed: Of random starting values.
 
     Raises:
         UserError: The method is unknown.
-        ValueError: The number of text embeddings is not ``num_classes``.
     """
     if method not in METHODS:
         raise UserError(
             f"'{method}' is not a method{nearest(method, list(METHODS))}; they are "
             f"{', '.join(METHODS)}"
         )
-    if len(text_embeddings_CT) != num_classes:
-        raise ValueError(f"{len(text_embeddings_CT)} text embeddings for {num_classes} classes")
-    return METHODS[method].build(settings, segmenter, text_embeddings_CT, num_classes, seed)
+    return METHODS[method].build(settings, segmenter, texts, seed)

@@ -1,20 +1,24 @@
 """Class-conditioned decoding: SAM's mask decoder, batched over images and classes.
 
-One decoder pass per class: the prompts of class ``c`` are the sparse prompts of a stock call, and
-the class's logits are output mask 0 (``multimask_output=False``). The stock decoder takes one image
-a call and repeats its embedding for every prompt; this forward uses the same, unmodified modules
-and gives the same numbers up to rounding, but computes nothing twice and nothing unneeded:
+The reference is one decoder pass per class: the prompts of class ``c`` are the sparse prompts of a
+stock call, and the class's logits are output mask 0 (``multimask_output=False``). The stock decoder
+takes one image a call and repeats its embedding for every prompt; this forward uses the same,
+unmodified modules and gives the same numbers up to rounding, but computes nothing twice and nothing
+unneeded:
 
 * before the first "image to tokens" attention the image side is the same for all classes, so
   layer 1 projects each image once, and its token self-attention once per class;
 * the positional encoding enters projections as a constant (``W (x + pe) = W x + W pe``);
-* only mask token 0 attends in the final attention, only its hypernetwork runs, and only the
+* only mask tokens attend in the final attention, only one hypernetwork runs, and only the
   asked-for cells are upscaled: both transposed convolutions have stride = kernel, so a cell's
   4 x 4 logits depend on that cell alone.
 
+The one-pass form (:func:`decode_masks_together`) shares all of this, with one token sequence for
+all classes.
+
 Image-side activations are kept as ``[.., channels, S]`` (``S = h * w`` cells): splitting heads then
 copies nothing. Axis letters: B images, C classes, P = B * C pairs, T tokens, D channels, I inner
-channels of an attention, H heads, d = I / H, S cells, K asked-for cells.
+channels of an attention, H heads, d = I / H, S cells, K asked-for cells, M masks of a sequence.
 """
 
 from __future__ import annotations
@@ -48,39 +52,82 @@ def decode_masks(
     Returns:
         Logits ``[B, C, 4h, 4w]``, or ``[B, C, K, 4, 4]`` with ``cells_K``.
     """
+    output_tD = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+    prompt_CtD = torch.cat([output_tD.expand(len(tokens_CTD), -1, -1), tokens_CTD], dim=1)
+    # the IoU token comes first: mask token 0 is token 1
+    return _decode(decoder, image_BDhw, image_pe_Dhw, dense_D, prompt_CtD, slice(1, 2), cells_K)
+
+
+def decode_masks_together(
+    decoder: Any,
+    image_BDhw: Tensor,
+    image_pe_Dhw: Tensor,
+    dense_D: Tensor,
+    spatial_ND: Tensor,
+    semantic_CD: Tensor,
+    cells_K: Tensor | None = None,
+) -> Tensor:
+    """Mask logits of all classes in one pass over an image; SAM was never trained for it.
+
+    The output token of class ``c`` is mask token 0 plus the class's semantic prompt; it attends to
+    the other classes' tokens and to the spatial prompts, which all classes share.
+
+    Args:
+        decoder: As for :func:`decode_masks`, like the arguments not named here.
+        image_BDhw: Frozen image embeddings.
+        image_pe_Dhw: Positional encoding of the cells.
+        dense_D: Dense prompt of a call without a mask.
+        spatial_ND: Spatial prompts; differentiable.
+        semantic_CD: Semantic prompts; differentiable.
+        cells_K: Cells whose logits are wanted; None asks for all.
+
+    Returns:
+        Logits ``[B, C, 4h, 4w]``, or ``[B, C, K, 4, 4]`` with ``cells_K``.
+    """
+    classes_CD = decoder.mask_tokens.weight[:1] + semantic_CD
+    prompt_TD = torch.cat([decoder.iou_token.weight, classes_CD, spatial_ND])
+    masks = slice(1, 1 + len(classes_CD))
+    return _decode(decoder, image_BDhw, image_pe_Dhw, dense_D, prompt_TD[None], masks, cells_K)
+
+
+def _decode(
+    decoder: Any,
+    image_BDhw: Tensor,
+    image_pe_Dhw: Tensor,
+    dense_D: Tensor,
+    prompt_CTD: Tensor,
+    masks: slice,
+    cells_K: Tensor | None,
+) -> Tensor:
+    """Logits of the tokens ``masks`` of each of ``C`` token sequences, in their order."""
     B, _, h, w = image_BDhw.shape
-    C = len(tokens_CTD)
     image_BSD = (image_BDhw.detach() + dense_D[:, None, None]).flatten(2).transpose(1, 2)
     pe_DS = image_pe_Dhw.flatten(1)
-    prompt_CtD = _with_output_tokens(decoder, tokens_CTD)
-    token_PD, image_PSD = _transform(decoder.transformer, image_BSD, pe_DS, prompt_CtD)
-    hyper_PE = decoder.output_hypernetworks_mlps[0](token_PD)
+    transformer = decoder.transformer
+    token_PMD, image_PSD = _transform(transformer, image_BSD, pe_DS, prompt_CTD, masks)
+    hyper_PME = decoder.output_hypernetworks_mlps[0](token_PMD)
     if cells_K is not None:
         image_PSD = image_PSD.index_select(1, cells_K)
-    logits_PK44 = _upscaled_dot(decoder.output_upscaling, image_PSD, hyper_PE)
+    logits_PMK44 = _upscaled_dot(decoder.output_upscaling, image_PSD, hyper_PME)
+    logits_BCK44 = logits_PMK44.view(B, -1, *logits_PMK44.shape[2:])
     if cells_K is not None:
-        return logits_PK44.view(B, C, -1, 4, 4)
-    return logits_PK44.view(B, C, h, w, 4, 4).transpose(3, 4).reshape(B, C, 4 * h, 4 * w)
-
-
-def _with_output_tokens(decoder: Any, tokens_CTD: Tensor) -> Tensor:
-    """Put the IoU token and the mask tokens in front; mask token 0 is then token 1."""
-    output_tD = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-    return torch.cat([output_tD.expand(len(tokens_CTD), -1, -1), tokens_CTD], dim=1)
+        return logits_BCK44
+    C = logits_BCK44.shape[1]
+    return logits_BCK44.view(B, C, h, w, 4, 4).transpose(3, 4).reshape(B, C, 4 * h, 4 * w)
 
 
 def _transform(
-    transformer: Any, image_BSD: Tensor, pe_DS: Tensor, prompt_CTD: Tensor
+    transformer: Any, image_BSD: Tensor, pe_DS: Tensor, prompt_CTD: Tensor, masks: slice
 ) -> tuple[Tensor, Tensor]:
-    """The two-way transformer: mask token 0 ``[P, D]`` and image side ``[P, S, D]``."""
+    """The two-way transformer: the tokens ``masks`` ``[P, M, D]`` and image side ``[P, S, D]``."""
     tokens_PTD, image_PSD = _first_layer(transformer.layers[0], image_BSD, pe_DS, prompt_CTD)
     prompt_PTD = _pairs(prompt_CTD, len(image_BSD))
     for layer in transformer.layers[1:]:
         tokens_PTD, image_PSD = _later_layer(layer, tokens_PTD, image_PSD, pe_DS, prompt_PTD)
-    mask_PD, mask_pe_PD = tokens_PTD[:, 1], prompt_PTD[:, 1]
+    mask_PMD, mask_pe_PMD = tokens_PTD[:, masks], prompt_PTD[:, masks]
     attention = transformer.final_attn_token_to_image
-    update_PD = _one_token_to_image(attention, mask_PD + mask_pe_PD, image_PSD, pe_DS)
-    return transformer.norm_final_attn(mask_PD + update_PD), image_PSD
+    update_PMD = _few_tokens_to_image(attention, mask_PMD + mask_pe_PMD, image_PSD, pe_DS)
+    return transformer.norm_final_attn(mask_PMD + update_PMD), image_PSD
 
 
 def _first_layer(
@@ -173,35 +220,39 @@ def _image_to_tokens(
     return torch.baddbmm(residual_PSD, context_ZdS.view(P, I, S).transpose(1, 2), weight_PID)
 
 
-def _one_token_to_image(attention: Any, q_PD: Tensor, image_PSD: Tensor, pe_DS: Tensor) -> Tensor:
-    """One token of a pair attends over its cells, ``[P, D]``; cells need no projection.
+def _few_tokens_to_image(attention: Any, q_PMD: Tensor, image_PSD: Tensor, pe_DS: Tensor) -> Tensor:
+    """A few tokens of a pair attend over its cells, ``[P, M, D]``; cells need no projection.
 
     ``q . W_k (x + pe)`` equals ``(W_k^T q) . (x + pe)``, and a weighted mean of ``W_v x`` is
     ``W_v`` of the weighted mean; the key bias shifts all scores alike and drops out.
     """
     H = attention.num_heads
-    q_PHd = attention.q_proj(q_PD).unflatten(-1, (H, -1))
-    q_PHd = q_PHd * q_PHd.shape[-1] ** -0.5
+    P, M, _ = q_PMD.shape
+    q_PMHd = attention.q_proj(q_PMD).unflatten(-1, (H, -1))
+    q_PMHd = q_PMHd * q_PMHd.shape[-1] ** -0.5
     k_weight_HdD = attention.k_proj.weight.unflatten(0, (H, -1))
-    q_PHD = torch.einsum("phd,hdD->phD", q_PHd, k_weight_HdD)
-    scores_PHS = torch.baddbmm(q_PHD @ pe_DS, q_PHD, image_PSD.transpose(1, 2))
-    mean_PHD = torch.bmm(scores_PHS.softmax(dim=-1), image_PSD)
+    q_PXD = torch.einsum("pmhd,hdD->pmhD", q_PMHd, k_weight_HdD).flatten(1, 2)
+    scores_PXS = torch.baddbmm(q_PXD @ pe_DS, q_PXD, image_PSD.transpose(1, 2))
+    mean_PMHD = torch.bmm(scores_PXS.softmax(dim=-1), image_PSD).view(P, M, H, -1)
     v_weight_HdD = attention.v_proj.weight.unflatten(0, (H, -1))
-    context_PHd = torch.einsum("phD,hdD->phd", mean_PHD, v_weight_HdD)
-    update_PD: Tensor = attention.out_proj(context_PHd.flatten(1) + attention.v_proj.bias)
-    return update_PD
+    context_PMHd = torch.einsum("pmhD,hdD->pmhd", mean_PMHD, v_weight_HdD)
+    update_PMD: Tensor = attention.out_proj(context_PMHd.flatten(2) + attention.v_proj.bias)
+    return update_PMD
 
 
-def _upscaled_dot(upscaling: Any, image_PKD: Tensor, hyper_PE: Tensor) -> Tensor:
-    """Upscale cells to 4 x 4 and take the product with the hypernetwork's output."""
+def _upscaled_dot(upscaling: Any, image_PKD: Tensor, hyper_PME: Tensor) -> Tensor:
+    """Upscale cells to 4 x 4, take the product with the hypernetwork's ``[P, M, K, 4, 4]``."""
     first, norm, activation, second, last_activation = upscaling
     x_PKuvE = _upscale_cells(first, image_PKD)
     x_PKuvE = F.layer_norm(x_PKuvE, x_PKuvE.shape[-1:], norm.weight, norm.bias, norm.eps)
     x_PKuvstE = last_activation(_upscale_cells(second, activation(x_PKuvE)))
     P, K = x_PKuvstE.shape[:2]
-    logits_PX = torch.bmm(x_PKuvstE.reshape(P, K * 16, -1), hyper_PE[:, :, None])
+    M = hyper_PME.shape[1]
+    x_PXE = x_PKuvstE.reshape(P, K * 16, -1)
+    logits_PMX = torch.bmm(x_PXE, hyper_PME.transpose(1, 2)).transpose(1, 2)
     # row of the 4 x 4 block = 2 u + s, column = 2 v + t
-    return logits_PX.view(P, K, 2, 2, 2, 2).transpose(3, 4).reshape(P, K, 4, 4)
+    logits_PMKuvst = logits_PMX.reshape(P, M, K, 2, 2, 2, 2)
+    return logits_PMKuvst.transpose(4, 5).reshape(P, M, K, 4, 4)
 
 
 def _upscale_cells(convolution: Any, x_XD: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor, nn
 
-from ssprompt_core.models.decoding import decode_masks
+from ssprompt_core.models.decoding import decode_masks, decode_masks_together
 from ssprompt_core.models.segmenter import Segmenter
 
 _MAX_PAIR_CELLS = {"cpu": 2**16, "cuda": 2**20}
@@ -41,6 +41,7 @@ class SamSegmenter(Segmenter):
         self.register_buffer("pixel_mean", sam.pixel_mean.detach().clone().view(3, 1, 1), False)
         self.register_buffer("pixel_std", sam.pixel_std.detach().clone().view(3, 1, 1), False)
         self.embed_dim = int(self.prompt_encoder.embed_dim)
+        self.image_channels = self.embed_dim
         self.grid_size = int(self.prompt_encoder.image_embedding_size[0])
         self.image_size = int(self.prompt_encoder.input_image_size[0])
         self.native_text = native_text
@@ -97,17 +98,14 @@ class SamSegmenter(Segmenter):
             ``[B, C, 4h, 4w]``, or ``[B, C, P, 4, 4]`` with ``cells_P``. Without gradient it works
             in chunks of bounded memory; with gradient the caller chooses the batch.
         """
-        device = embeddings_BDhw.device
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            image_pe_Dhw = self.prompt_encoder.get_dense_pe()[0]
-        dense_D = self.prompt_encoder.no_mask_embed.weight[0]
+        image_pe_Dhw, dense_D = self._dense_inputs(embeddings_BDhw.device)
 
         def run(images: Tensor, tokens: Tensor) -> Tensor:
             return decode_masks(self.mask_decoder, images, image_pe_Dhw, dense_D, tokens, cells_P)
 
         if torch.is_grad_enabled():
             return run(embeddings_BDhw, tokens_CTD)
-        pairs = max(1, _MAX_PAIR_CELLS.get(device.type, 2**20) // self.grid_size**2)
+        pairs = self._pairs_at_once(embeddings_BDhw.device)
         images_at_once = max(1, pairs // len(tokens_CTD))
         return torch.cat(
             [
@@ -115,6 +113,38 @@ class SamSegmenter(Segmenter):
                 for images in torch.split(embeddings_BDhw, images_at_once)
             ]
         )
+
+    def decode_together(
+        self,
+        embeddings_BDhw: Tensor,
+        spatial_ND: Tensor,
+        semantic_CD: Tensor,
+        *,
+        cells_P: Tensor | None = None,
+    ) -> Tensor:
+        """Mask logits of all classes in one pass; see :func:`decode_masks_together`."""
+        image_pe_Dhw, dense_D = self._dense_inputs(embeddings_BDhw.device)
+        at_once = len(embeddings_BDhw)
+        if not torch.is_grad_enabled():
+            at_once = self._pairs_at_once(embeddings_BDhw.device)
+        return torch.cat(
+            [
+                decode_masks_together(
+                    self.mask_decoder, images, image_pe_Dhw, dense_D, spatial_ND, semantic_CD,
+                    cells_P,
+                )
+                for images in torch.split(embeddings_BDhw, at_once)
+            ]
+        )  # fmt: skip
+
+    def _dense_inputs(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Positional encoding of the cells and the dense prompt of a call without a mask."""
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            image_pe_Dhw: Tensor = self.prompt_encoder.get_dense_pe()[0]
+        return image_pe_Dhw, self.prompt_encoder.no_mask_embed.weight[0]
+
+    def _pairs_at_once(self, device: torch.device) -> int:
+        return max(1, _MAX_PAIR_CELLS.get(device.type, 2**20) // self.grid_size**2)
 
     def valid_frame(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of the logits whose centres lie on an image of this size."""

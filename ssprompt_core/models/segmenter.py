@@ -23,7 +23,9 @@ class Segmenter(nn.Module, ABC):
 
     Attributes:
         name: Registry name.
-        embed_dim: Channels ``D`` of image embeddings and prompt tokens.
+        embed_dim: Length ``D`` of a prompt token.
+        image_channels: Channels of an image embedding; ``D`` unless the decoder needs more of the
+            encoder than its last layer.
         grid_size: ``h = w`` of an image embedding.
         image_size: Side ``S`` of the padded square that the image encoder takes.
         native_text: Whether text embeddings of its own text encoder are prompt tokens already.
@@ -32,6 +34,7 @@ class Segmenter(nn.Module, ABC):
 
     name: str
     embed_dim: int
+    image_channels: int
     grid_size: int
     image_size: int
     native_text: bool
@@ -98,6 +101,27 @@ class Segmenter(nn.Module, ABC):
 
         Returns:
             Logits ``[B, C, 4h, 4w]``; with ``cells_P`` ``[B, C, P, 4, 4]``, the same numbers.
+        """
+
+    @abstractmethod
+    def decode_together(
+        self,
+        embeddings_BDhw: Tensor,
+        spatial_ND: Tensor,
+        semantic_CD: Tensor,
+        *,
+        cells_P: Tensor | None = None,
+    ) -> Tensor:
+        """Mask logits of all classes in ONE decoder pass: fast, but not what SAM was trained for.
+
+        Args:
+            embeddings_BDhw: Image embeddings; they get no gradient.
+            spatial_ND: Prompt tokens that all classes share; differentiable.
+            semantic_CD: One token of each class; differentiable.
+            cells_P: As in :meth:`decode`.
+
+        Returns:
+            As :meth:`decode`.
         """
 
     @abstractmethod

@@ -44,12 +44,18 @@ class NgramText(nn.Module):
             nn.LayerNorm(_WIDTH), nn.Linear(_WIDTH, _HIDDEN), nn.GELU(), nn.Linear(_HIDDEN, dim)
         )
 
-    def forward(self, texts: Sequence[str]) -> Tensor:
-        """Embed ``C`` texts, float32 ``[C, dim]``."""
+    def forward(self, texts: Sequence[str], context_LW: Tensor | None = None) -> Tensor:
+        """Embed ``C`` texts, float32 ``[C, dim]``; context joins the mean over a text's n-grams."""
         ids = [ngram_ids(text) for text in texts]
         offsets = torch.tensor([0, *(len(i) for i in ids[:-1])]).cumsum(0)
         flat = torch.tensor([bucket for text in ids for bucket in text], dtype=torch.long)
-        embedded: Tensor = self.mlp(self.table(flat, offsets))
+        device = self.table.weight.device
+        mean_CW: Tensor = self.table(flat.to(device), offsets.to(device))
+        if context_LW is not None:
+            counts_C1 = torch.tensor([[float(len(i))] for i in ids], device=device)
+            total_CW = mean_CW * counts_C1 + context_LW.sum(0)
+            mean_CW = total_CW / (counts_C1 + len(context_LW))
+        embedded: Tensor = self.mlp(mean_CW)
         return embedded
 
 
@@ -61,6 +67,7 @@ class SmallTextEncoder(TextEncoder):
     """
 
     name = "small"
+    context_dim = _WIDTH
 
     def __init__(self, model: NgramText) -> None:
         self._model = model.eval().requires_grad_(False)
@@ -81,5 +88,16 @@ class SmallTextEncoder(TextEncoder):
         for text in texts:
             if not text.strip():
                 raise UserError("a class name is empty; the text encoder needs at least one word")
-        embedded: Tensor = self._model(texts)
+        embedded: Tensor = self._model.to("cpu")(texts)
+        return embedded
+
+    def starting_context(self, length: int, generator: torch.Generator) -> Tensor:
+        """Random vectors of the size of the table's entries, float32 ``[L, 48]``."""
+        weight = self._model.table.weight
+        noise_LW = torch.randn(length, _WIDTH, generator=generator)
+        return noise_LW.to(weight.device) * weight.square().mean().sqrt()
+
+    def encode_with_context(self, texts: Sequence[str], context_LW: Tensor) -> Tensor:
+        """Embed ``C`` names whose n-grams are averaged with the context, float32 ``[C, 96]``."""
+        embedded: Tensor = self._model.to(context_LW.device)(texts, context_LW)
         return embedded

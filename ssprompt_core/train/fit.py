@@ -174,7 +174,7 @@ class _Loop:
         self._parallel = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
         self._rank = dist.get_rank() if self._parallel else 0
         self._ranks = dist.get_world_size() if self._parallel else 1
-        model.prepare(data.embeddings)
+        model.prepare(data.embeddings, self._labels_nS44)
         self.optimiser = Optimiser(
             model,
             total_steps=settings.epochs * settings.steps_per_epoch,

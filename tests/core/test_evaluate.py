@@ -11,7 +11,7 @@ from ssprompt_core.methods import MethodSettings, build_model
 from ssprompt_core.metrics.iou import mean_iou
 from ssprompt_core.models.segmenter import Segmenter
 from ssprompt_core.train.data import LabelledEmbeddings, label_cells
-from tests.core.tiny_sam import random_images, tiny_segmenter
+from tests.core.tiny_sam import class_texts, random_images, tiny_segmenter
 
 SIZES = [(60, 90), (96, 96), (33, 20), (100, 250)]
 
@@ -28,7 +28,7 @@ def _mixed(segmenter: Segmenter) -> LabelledEmbeddings:
 def _model(segmenter: Segmenter) -> object:
     text = torch.randn(3, 12, generator=torch.Generator().manual_seed(5))
     return build_model(
-        "ssprompt", MethodSettings(num_prompts=4), segmenter, text, num_classes=3, seed=0
+        "ssprompt", MethodSettings(num_prompts=4), segmenter, class_texts(text), seed=0
     )
 
 

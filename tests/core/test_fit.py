@@ -19,7 +19,7 @@ from ssprompt_core.train.data import LabelledEmbeddings
 from ssprompt_core.train.fit import FitSettings, fit
 from ssprompt_core.train.optimiser import schedule
 from ssprompt_core.train.state import TrainState
-from tests.core.tiny_sam import coloured_data, tiny_segmenter
+from tests.core.tiny_sam import class_texts, coloured_data, tiny_segmenter
 
 GOLDEN = Path(__file__).parent / "golden" / "loss_curves.json"
 SETTINGS = FitSettings(epochs=4, steps_per_epoch=3, batch_size=3, cells=12, checkpoint_every=1)
@@ -29,7 +29,7 @@ def _parts(method: str = "ssprompt") -> tuple[FewShotModel, LabelledEmbeddings]:
     segmenter = tiny_segmenter()
     text = torch.randn(3, 12, generator=torch.Generator().manual_seed(5))
     settings = MethodSettings(num_prompts=4, lr_embedding=0.3, lr_weight=0.3)
-    model = build_model(method, settings, segmenter, text, num_classes=3, seed=0)
+    model = build_model(method, settings, segmenter, class_texts(text), seed=0)
     return model, coloured_data(segmenter)
 
 

@@ -7,7 +7,7 @@ from functools import cache
 
 import pytest
 import torch
-from tiny_sam import coloured_data, tiny_segmenter
+from tiny_sam import class_texts, coloured_data, tiny_segmenter
 from torch import Tensor
 
 from ssprompt_core.errors import UserError
@@ -24,14 +24,14 @@ OTHER = {
 
 SEGMENTER = tiny_segmenter()
 DATA = coloured_data(SEGMENTER)
-TEXTS = torch.randn(3, 10, generator=torch.Generator().manual_seed(0))
+TEXTS = class_texts(torch.randn(3, 10, generator=torch.Generator().manual_seed(0)))
 
 
 @cache
 def outcome(method: str, settings: MethodSettings) -> Tensor:
     """Logits after a short fit."""
-    model = build_model(method, settings, SEGMENTER, TEXTS, num_classes=3, seed=0)
-    if METHODS[method].trains:
+    model = build_model(method, settings, SEGMENTER, TEXTS, seed=0)
+    if METHODS[method].uses_support:
         fit(model, DATA, FitSettings(epochs=1, steps_per_epoch=3, batch_size=2, cells=9))
     with torch.no_grad():
         return model.class_logits(DATA.embeddings)

@@ -12,6 +12,7 @@ from torch import Tensor
 from ssprompt_core.errors import UserError
 from ssprompt_core.methods import METHODS, FewShotModel, MethodSettings, build_model
 from ssprompt_core.models.sam import SamSegmenter
+from ssprompt_core.text.classes import ClassTexts
 from ssprompt_core.text.small import NgramText, SmallTextEncoder
 from ssprompt_core.train.fit import FitSettings, fit
 
@@ -19,7 +20,7 @@ NAMES = ("sky", "road", "car")
 C, N = len(NAMES), 4
 SETTINGS = MethodSettings(num_prompts=N)
 SHORT = FitSettings(epochs=1, steps_per_epoch=3, batch_size=2, cells=9)
-TRAINED = [name for name, spec in METHODS.items() if spec.trains]
+TRAINED = [name for name, spec in METHODS.items() if spec.uses_support]
 
 
 class Lab:
@@ -32,20 +33,20 @@ class Lab:
         self.native = text_dim == DIM
         self.segmenter = SamSegmenter(tiny_sam(), name="tiny", native_text=self.native)
         self.text_dim = text_dim
-        self.texts = SmallTextEncoder(self.words)
+        encoder = SmallTextEncoder(self.words)
+        self.texts = ClassTexts.of(lambda: encoder, NAMES)
         self.data = coloured_data(self.segmenter, num_classes=C)
 
     def build(
         self, method: str, settings: MethodSettings = SETTINGS, seed: int = 0
     ) -> FewShotModel:
-        text_CE = self.texts.encode(NAMES)
-        return build_model(method, settings, self.segmenter, text_CE, num_classes=C, seed=seed)
+        return build_model(method, settings, self.segmenter, self.texts, seed=seed)
 
     def trained(
         self, method: str, settings: MethodSettings = SETTINGS, seed: int = 0, fit_seed: int = 0
     ) -> FewShotModel:
         model = self.build(method, settings, seed)
-        if METHODS[method].trains:
+        if METHODS[method].uses_support:
             fit(model, self.data, replace(SHORT, seed=fit_seed))
         return model
 
@@ -83,7 +84,7 @@ def test_no_pretrained_number_changes_by_a_bit(method: str, lab: Lab) -> None:
     model = lab.build(method)
     buffers = {n: b.clone() for n, b in model.named_buffers() if n.startswith("prompts.")}
     starts = {n: p.detach().clone() for n, p in model.named_parameters()}
-    if METHODS[method].trains:
+    if METHODS[method].uses_support:
         fit(model, lab.data, SHORT)
     lab.logits(model)
     for name, tensor in lab.frozen().items():
@@ -110,7 +111,7 @@ def test_the_trained_numbers_are_the_documented_ones(
     grouped = [p for group in model.parameter_groups() for p in group["params"]]
     assert {id(p) for p in grouped} == {id(p) for p in model.parameters()}
     assert len(grouped) == len(set(map(id, grouped)))
-    assert METHODS[method].trains == (count > 0)
+    assert METHODS[method].uses_support == (count > 0)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -137,7 +138,7 @@ def test_what_is_exported_loads_and_predicts_equally(method: str, lab: Lab) -> N
 def test_a_seed_decides_everything(method: str, lab: Lab) -> None:
     first, again = (lab.logits(lab.trained(method, seed=3, fit_seed=3)) for _ in range(2))
     assert torch.equal(first, again)
-    if METHODS[method].trains:
+    if METHODS[method].uses_support:
         assert not torch.equal(first, lab.logits(lab.trained(method, seed=3, fit_seed=4)))
 
 
@@ -167,8 +168,3 @@ def test_cells_of_the_logits_are_those_of_the_whole(method: str, lab: Lab) -> No
 def test_an_unknown_method_is_told_the_nearest(lab: Lab) -> None:
     with pytest.raises(UserError, match="'ssprmpt' is not a method.*did you mean 'ssprompt'"):
         lab.build("ssprmpt")
-
-
-def test_text_must_be_one_embedding_per_class(lab: Lab) -> None:
-    with pytest.raises(ValueError, match="2 text embeddings for 3 classes"):
-        build_model("sem", SETTINGS, lab.segmenter, torch.ones(2, DIM), num_classes=3, seed=0)

@@ -17,6 +17,8 @@ from segment_anything.modeling import (
 from ssprompt_core.models.sam import SamSegmenter
 from ssprompt_core.models.segmenter import Segmenter
 from ssprompt_core.models.small_sam import build_small_sam
+from ssprompt_core.text.classes import ClassTexts
+from ssprompt_core.text.encoder import TextEncoder
 from ssprompt_core.train.data import LabelledEmbeddings
 
 DIM, GRID, PATCH = 16, 6, 16
@@ -97,3 +99,13 @@ def coloured_data(
     return LabelledEmbeddings(
         segmenter.encode_images(x_B3SS), labels, [(side, side) for _ in labels]
     )
+
+
+def class_texts(plain_CE: torch.Tensor) -> ClassTexts:
+    """Class texts with given plain embeddings; nothing can be learned through their encoder."""
+
+    def no_encoder() -> TextEncoder:
+        raise AssertionError("these texts have no encoder")
+
+    names = tuple(f"class {c}" for c in range(len(plain_CE)))
+    return ClassTexts(names, plain_CE, plain_CE.roll(1, dims=1), no_encoder, "0" * 64)

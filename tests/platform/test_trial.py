@@ -40,7 +40,7 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> TrialBench:
         WithoutTest(prepared.dataset),
         prepared.store,
         prepared.source,
-        prepared.texts.embeddings,
+        prepared.texts,
         prepared.config.train,
         Resources(1, 1, 1, 0.0, "cpu"),
     )
