@@ -16,6 +16,7 @@ from ssprompt_platform.bench import fit_settings
 from ssprompt_platform.config.schema import Config
 from ssprompt_platform.plan import StudyPlan
 from ssprompt_platform.sources import SegmenterSource
+from ssprompt_platform.space import default_setting, search_space
 
 _STEPS = 2
 _START_SECONDS = 25.0
@@ -68,7 +69,7 @@ def estimate(
     for method in config.study.methods:
         model = build_model(
             method,
-            MethodSettings(),
+            MethodSettings(**default_setting(method, search_space(method, search.space))),
             segmenter,
             texts,
             seed=0,

@@ -12,6 +12,7 @@ from ssprompt_core.data.support import SupportDraw, draw_support
 from ssprompt_core.errors import UserError
 from ssprompt_core.methods import METHODS
 from ssprompt_platform.config.schema import Config
+from ssprompt_platform.space import has_choice
 
 
 @dataclass(frozen=True, order=True)
@@ -89,7 +90,9 @@ def make_plan(config: Config, dataset: SegmentationDataset) -> StudyPlan:
     study, search = config.study, config.search
     groups = tuple(Group(method, k) for method in study.methods for k in sorted(study.shots))
     trained = tuple(group for group in groups if METHODS[group.method].uses_support)
-    searched = trained if search.trials else ()
+    searched = tuple(
+        group for group in trained if search.trials and has_choice(group.method, search.space)
+    )
     own_validation = study.selection == "validation"
     presence = {i: dataset.classes_present(i) for i in dataset.ids("train")}
     draws = tuple(

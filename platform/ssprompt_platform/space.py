@@ -33,6 +33,11 @@ def search_space(method: str, space: SpaceConfig) -> dict[str, BaseDistribution]
     return distributions
 
 
+def has_choice(method: str, space: SpaceConfig) -> bool:
+    """Whether there is anything to search: some hyperparameter of the method can vary."""
+    return not all(d.single() for d in search_space(method, space).values())
+
+
 def default_setting(method: str, space: Mapping[str, BaseDistribution]) -> dict[str, Any]:
     """The documented defaults of a method, moved to the nearest point inside the space."""
     defaults = MethodSettings()

@@ -10,7 +10,6 @@ from typing import Any
 import ray
 from rich.console import Console
 
-from ssprompt_core.methods import METHODS, MethodSettings
 from ssprompt_platform.bench import Bench, fit_settings
 from ssprompt_platform.cluster import Resources, connected, resolve_resources
 from ssprompt_platform.config import load_config
@@ -23,6 +22,7 @@ from ssprompt_platform.prepare import Prepared, describe, prepare
 from ssprompt_platform.progress import Progress
 from ssprompt_platform.search import GroupedSearch, Suggestion
 from ssprompt_platform.sources import WithoutTest
+from ssprompt_platform.space import default_setting, search_space
 from ssprompt_platform.storage import StudyFolder, in_ray_job, write_json
 from ssprompt_platform.tracking import Tracker, tracking_uri
 from ssprompt_platform.trial import TrialBench
@@ -103,11 +103,10 @@ def _run(prepared: Prepared, resources: Resources, progress: Progress, tracker: 
 def _search(
     prepared: Prepared, bench: Bench, progress: Progress, tracker: Tracker
 ) -> dict[Group, dict[str, Any]]:
-    """Best hyperparameters of every group; without a search the documented defaults."""
+    """Best hyperparameters of every group; without a search the defaults inside the space."""
     config, folder, plan = prepared.config, prepared.folder, prepared.plan
-    defaults = MethodSettings()
     best = {
-        group: {name: getattr(defaults, name) for name in METHODS[group.method].hyperparameters}
+        group: default_setting(group.method, search_space(group.method, config.search.space))
         for group in plan.groups
     }
     count = len(plan.searched) * config.search.trials

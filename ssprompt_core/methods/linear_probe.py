@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssprompt_core.methods.cells import channel_moments, upscale_cells
 from ssprompt_core.methods.model import FewShotModel, MethodSpec
 from ssprompt_core.methods.settings import MethodSettings
 from ssprompt_core.models.segmenter import Segmenter
@@ -44,33 +45,16 @@ class LinearProbe(FewShotModel):
     @torch.no_grad()
     def prepare(self, embeddings_nDhw: Tensor, labels_nS44: Tensor) -> None:
         """Take mean and standard deviation of the support images' channels."""
-        count = 0
-        total_D = torch.zeros(len(self.mean), dtype=torch.float64)
-        square_D = torch.zeros_like(total_D)
-        # image by image: the embeddings may be a memory-mapped file larger than the memory
-        for embedding_Dhw in embeddings_nDhw:
-            cells_DS = embedding_Dhw.flatten(1).cpu().double()
-            count += cells_DS.shape[1]
-            total_D += cells_DS.sum(1)
-            square_D += cells_DS.square().sum(1)
-        mean_D = total_D / count
-        variance_D = (square_D / count - mean_D.square()).clamp_min(0)
+        mean_D, deviation_D = channel_moments(embeddings_nDhw)
         self.mean.copy_(mean_D)
-        self.deviation.copy_(variance_D.sqrt().clamp_min(1e-6))
+        self.deviation.copy_(deviation_D)
 
     def class_logits(self, embeddings_BDhw: Tensor, cells_P: Tensor | None = None) -> Tensor:
         """Logits ``[B, C, 4h, 4w]``, or ``[B, C, P, 4, 4]`` with ``cells_P``."""
         weight_CD = self.weight / self.deviation
         bias_C = self.bias - weight_CD @ self.mean
         logits_BChw = F.conv2d(embeddings_BDhw, weight_CD[:, :, None, None], bias_C)
-        logits_BCyx = F.interpolate(
-            logits_BChw, scale_factor=4, mode="bilinear", align_corners=False
-        )
-        if cells_P is None:
-            return logits_BCyx
-        h, w = logits_BChw.shape[-2:]
-        cells_BChw44 = logits_BCyx.view(*logits_BChw.shape[:2], h, 4, w, 4).transpose(3, 4)
-        return cells_BChw44.flatten(2, 3)[:, :, cells_P]
+        return upscale_cells(logits_BChw, cells_P)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """One group."""

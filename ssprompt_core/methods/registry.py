@@ -5,13 +5,33 @@ from __future__ import annotations
 from ssprompt_core.errors import UserError, nearest
 from ssprompt_core.methods.linear_probe import LINEAR_PROBE
 from ssprompt_core.methods.model import FewShotModel, MethodSpec
-from ssprompt_core.methods.prompted import SEM, SPA, SSPROMPT, XY_POINTS, ZERO_SHOT
+from ssprompt_core.methods.prompt_rows import (
+    SEM_ROWS,
+    SPA_ROWS,
+    SSPROMPT_ROWS,
+    TEMPLATE_ENSEMBLE,
+    TOKEN_CONTEXT,
+    XY_POINTS,
+    ZERO_SHOT,
+)
+from ssprompt_core.methods.prototype import PROTOTYPE
 from ssprompt_core.methods.settings import MethodSettings
 from ssprompt_core.models.segmenter import Segmenter
 from ssprompt_core.text.classes import ClassTexts
 
 METHODS: dict[str, MethodSpec] = {
-    spec.name: spec for spec in (ZERO_SHOT, LINEAR_PROBE, XY_POINTS, SPA, SEM, SSPROMPT)
+    spec.name: spec
+    for spec in (
+        ZERO_SHOT,
+        TEMPLATE_ENSEMBLE,
+        PROTOTYPE,
+        LINEAR_PROBE,
+        XY_POINTS,
+        TOKEN_CONTEXT,
+        *SPA_ROWS,
+        *SEM_ROWS,
+        *SSPROMPT_ROWS,
+    )
 }
 """Name -> method, in the order of the table."""
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ssprompt_core.errors import UserError
 from ssprompt_core.models.segmenter import Segmenter
-from ssprompt_core.prompts.fusion import EmbeddingInit, Fusion, Granularity
+from ssprompt_core.prompts.fusion import Fusion, FusionOptions
 from ssprompt_core.prompts.spatial import point_grid
+from ssprompt_core.text.classes import ClassTexts
 
 
 class TextPrompts(nn.Module):
@@ -60,29 +62,59 @@ class SemanticPrompts(TextPrompts):
     Args:
         segmenter: Frozen.
         text_CE: Text embeddings of the ``C`` classes, float ``[C, D_text]``.
-        granularity: See :class:`Fusion`.
-        init: See :class:`Fusion`.
-        generator: Source of the noise in ``z``.
+        options: How ``z`` and ``w`` start and which of them learns.
     """
 
-    def __init__(
-        self,
-        segmenter: Segmenter,
-        text_CE: Tensor,
-        *,
-        granularity: Granularity = "prompt",
-        init: EmbeddingInit = "copy",
-        generator: torch.Generator,
-    ) -> None:
+    def __init__(self, segmenter: Segmenter, text_CE: Tensor, options: FusionOptions) -> None:
         super().__init__(segmenter, text_CE, train_map=True)
-        self.fusion = Fusion(
-            self.default(), granularity=granularity, init=init, generator=generator
-        )
+        self.fusion = Fusion(self.default(), options)
 
     def forward(self) -> Tensor:
         """Tokens ``t``, ``[C, D]``."""
         fused: Tensor = self.fusion(self.default())
         return fused
+
+
+class ContextPrompts(TextPrompts):
+    """Context tokens learned through the frozen text encoder, as CoOp does (arXiv 2109.01134).
+
+    The same ``L`` tokens stand before every class name. Every step runs the text encoder forward
+    and backward: the expensive route, which also moves all classes at once. Where there is a map
+    ``D_text -> D``, it is trained too, as in :class:`SemanticPrompts`.
+
+    Args:
+        segmenter: Frozen.
+        texts: The class names and their text encoder, whose ``context_dim`` must be a number.
+        length: Number ``L`` of context tokens.
+        generator: Source of their random start.
+
+    Attributes:
+        context: Context tokens, learnable, ``[L, W]``.
+
+    Raises:
+        UserError: The text encoder has no token embeddings to learn.
+    """
+
+    def __init__(
+        self, segmenter: Segmenter, texts: ClassTexts, length: int, generator: torch.Generator
+    ) -> None:
+        super().__init__(segmenter, texts.plain_CE, train_map=True)
+        encoder = texts.source()
+        if encoder.context_dim is None:
+            raise UserError(
+                f"token_context learns through the text encoder, but {encoder.name} has no token "
+                "embeddings to learn; use another model.text_encoder or leave the method out"
+            )
+        start_LW = encoder.starting_context(length, generator).to(self.text.device)
+        self.context = nn.Parameter(start_LW)
+        # held, not registered: a model's parameters are the trained ones only
+        self._frozen = (encoder, texts.names)
+
+    def default(self) -> Tensor:
+        """Class tokens with the learned context, ``[C, D]``."""
+        encoder, names = self._frozen
+        text_CE = encoder.encode_with_context(names, self.context)
+        return text_CE if self.map is None else text_CE @ self.map
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ssprompt_core.models.segmenter import Segmenter
-from ssprompt_core.prompts.fusion import EmbeddingInit, Fusion, Granularity
+from ssprompt_core.prompts.fusion import Fusion, FusionOptions
 
 
 def point_grid(count: int) -> Tensor:
@@ -54,22 +54,12 @@ class SpatialPrompts(GridPrompts):
     Args:
         segmenter: Frozen; its spatial encoder runs once, here.
         count: Number ``N`` of prompts.
-        granularity: See :class:`Fusion`.
-        init: See :class:`Fusion`.
-        generator: Source of the noise in ``z``.
+        options: How ``z`` and ``w`` start and which of them learns.
     """
 
-    def __init__(
-        self,
-        segmenter: Segmenter,
-        count: int,
-        *,
-        granularity: Granularity = "prompt",
-        init: EmbeddingInit = "copy",
-        generator: torch.Generator,
-    ) -> None:
+    def __init__(self, segmenter: Segmenter, count: int, options: FusionOptions) -> None:
         super().__init__(segmenter, count)
-        self.fusion = Fusion(self.default, granularity=granularity, init=init, generator=generator)
+        self.fusion = Fusion(self.default, options)
 
     def forward(self) -> Tensor:
         """Tokens ``s``, ``[N, D]``."""

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ssprompt_core.errors import UserError
-from ssprompt_core.text.encoder import TextEncoder
+from ssprompt_core.text.encoder import TextEncoder, refuse_empty
 
 BUCKETS = 4096
-_WIDTH, _HIDDEN = 48, 128
+CONTEXT_DIM, _HIDDEN = 48, 128
+"""Length of an n-gram's embedding, and of a learned context token beside them."""
 _SCHEME = "words and padded 3- and 4-grams, crc32, 4096 buckets"
 
 
@@ -39,9 +39,12 @@ class NgramText(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.table = nn.EmbeddingBag(BUCKETS, _WIDTH, mode="mean")
+        self.table = nn.EmbeddingBag(BUCKETS, CONTEXT_DIM, mode="mean")
         self.mlp = nn.Sequential(
-            nn.LayerNorm(_WIDTH), nn.Linear(_WIDTH, _HIDDEN), nn.GELU(), nn.Linear(_HIDDEN, dim)
+            nn.LayerNorm(CONTEXT_DIM),
+            nn.Linear(CONTEXT_DIM, _HIDDEN),
+            nn.GELU(),
+            nn.Linear(_HIDDEN, dim),
         )
 
     def forward(self, texts: Sequence[str], context_LW: Tensor | None = None) -> Tensor:
@@ -67,10 +70,10 @@ class SmallTextEncoder(TextEncoder):
     """
 
     name = "small"
-    context_dim = _WIDTH
+    context_dim = CONTEXT_DIM
 
     def __init__(self, model: NgramText) -> None:
-        self._model = model.eval().requires_grad_(False)
+        self.model = model.eval().requires_grad_(False)
         self.dim = int(model.mlp[-1].out_features)  # type: ignore[arg-type]
         digest = hashlib.sha256(_SCHEME.encode())
         for name, value in sorted(model.state_dict().items()):
@@ -85,19 +88,17 @@ class SmallTextEncoder(TextEncoder):
         Raises:
             UserError: A text has no word in it.
         """
-        for text in texts:
-            if not text.strip():
-                raise UserError("a class name is empty; the text encoder needs at least one word")
-        embedded: Tensor = self._model.to("cpu")(texts)
+        refuse_empty(texts)
+        embedded: Tensor = self.model.to("cpu")(texts)
         return embedded
 
     def starting_context(self, length: int, generator: torch.Generator) -> Tensor:
         """Random vectors of the size of the table's entries, float32 ``[L, 48]``."""
-        weight = self._model.table.weight
-        noise_LW = torch.randn(length, _WIDTH, generator=generator)
+        weight = self.model.table.weight
+        noise_LW = torch.randn(length, CONTEXT_DIM, generator=generator)
         return noise_LW.to(weight.device) * weight.square().mean().sqrt()
 
     def encode_with_context(self, texts: Sequence[str], context_LW: Tensor) -> Tensor:
         """Embed ``C`` names whose n-grams are averaged with the context, float32 ``[C, 96]``."""
-        embedded: Tensor = self._model.to(context_LW.device)(texts, context_LW)
+        embedded: Tensor = self.model.to(context_LW.device)(texts, context_LW)
         return embedded

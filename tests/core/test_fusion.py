@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ssprompt_core.prompts.fusion import COPY_NOISE, Fusion, Granularity
+from ssprompt_core.prompts.fusion import COPY_NOISE, Fusion, FusionOptions, Granularity
 
 GRANULARITIES: list[Granularity] = ["prompt", "dimension"]
 
@@ -19,7 +19,9 @@ def default_prompts(count: int, dim: int, seed: int = 0, scale: float = 3.0) -> 
 
 def fusion(default_ND: Tensor, granularity: Granularity = "prompt", seed: int = 0, **options):
     generator = torch.Generator().manual_seed(seed)
-    return Fusion(default_ND, granularity=granularity, generator=generator, **options)
+    return Fusion(
+        default_ND, FusionOptions(granularity=granularity, generator=generator, **options)
+    )
 
 
 def set_logits(module: Fusion, seed: int, scale: float = 2.0) -> None:
@@ -125,3 +127,36 @@ def test_the_default_prompts_are_left_alone() -> None:
         module.embedding.zero_()
     assert torch.equal(e_ND, kept)
     assert not module.embedding.grad_fn
+
+
+@settings(deadline=None)
+@given(**SIZES, granularity=st.sampled_from(GRANULARITIES))
+def test_weights_alone_keep_a_share_of_the_default_and_start_from_all_of_it(
+    count: int, dim: int, seed: int, granularity: Granularity
+) -> None:
+    e_ND = default_prompts(count, dim, seed)
+    module = fusion(e_ND, granularity, seed, learned="weight")
+    assert [name for name, _ in module.named_parameters()] == ["logit"]
+    torch.testing.assert_close(module(e_ND), e_ND)
+    set_logits(module, seed)
+    torch.testing.assert_close(module(e_ND), 2 * (1 - module.weight) * e_ND)
+
+
+@settings(deadline=None)
+@given(**SIZES, granularity=st.sampled_from(GRANULARITIES))
+def test_embeddings_alone_are_averaged_with_the_default(
+    count: int, dim: int, seed: int, granularity: Granularity
+) -> None:
+    e_ND = default_prompts(count, dim, seed)
+    module = fusion(e_ND, granularity, seed, learned="embedding")
+    assert [name for name, _ in module.named_parameters()] == ["embedding"]
+    torch.testing.assert_close(module(e_ND), (module.embedding + e_ND) / 2)
+
+
+def test_xavier_starts_uniformly_within_its_bound() -> None:
+    e_ND = default_prompts(40, 60, scale=100.0)
+    z_ND = fusion(e_ND, init="xavier").embedding
+    bound = (6 / (40 + 60)) ** 0.5
+    assert z_ND.abs().max() <= bound
+    assert z_ND.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
+    assert not torch.equal(z_ND, fusion(e_ND, init="xavier", seed=1).embedding)

@@ -7,7 +7,7 @@ from functools import cache
 
 import pytest
 import torch
-from tiny_sam import class_texts, coloured_data, tiny_segmenter
+from tiny_sam import coloured_data, small_class_texts, tiny_segmenter
 from torch import Tensor
 
 from ssprompt_core.errors import UserError
@@ -20,11 +20,13 @@ OTHER = {
     "weight_decay": 0.5,
     "weight_granularity": "dimension",
     "embedding_init": "normal",
+    "context_length": 2,
+    "decoding": "one_pass",
 } | {name: 0.05 for name in FIELDS if name.startswith("lr_")}
 
 SEGMENTER = tiny_segmenter()
 DATA = coloured_data(SEGMENTER)
-TEXTS = class_texts(torch.randn(3, 10, generator=torch.Generator().manual_seed(0)))
+TEXTS = small_class_texts(10)
 
 
 @cache
@@ -64,7 +66,9 @@ def test_listed_hyperparameters_exist(method: str) -> None:
         ("weight_decay", -1e-9, "not be negative"),
         ("weight_decay", float("nan"), "not be negative"),
         ("weight_granularity", "token", "one of prompt, dimension"),
-        ("embedding_init", "zeros", "one of copy, normal"),
+        ("embedding_init", "zeros", "one of copy, normal, xavier"),
+        ("context_length", 0, "at least 1"),
+        ("decoding", "fast", "one of per_class, one_pass"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_would_be_right(

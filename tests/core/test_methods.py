@@ -6,14 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_sam import DIM, coloured_data, tiny_sam
+from tiny_sam import DIM, coloured_data, small_class_texts, tiny_sam
 from torch import Tensor
 
 from ssprompt_core.errors import UserError
 from ssprompt_core.methods import METHODS, FewShotModel, MethodSettings, build_model
 from ssprompt_core.models.sam import SamSegmenter
-from ssprompt_core.text.classes import ClassTexts
-from ssprompt_core.text.small import NgramText, SmallTextEncoder
+from ssprompt_core.text.small import CONTEXT_DIM
 from ssprompt_core.train.fit import FitSettings, fit
 
 NAMES = ("sky", "road", "car")
@@ -27,14 +26,11 @@ class Lab:
     """A frozen segmenter, a frozen text encoder and labelled embeddings."""
 
     def __init__(self, text_dim: int) -> None:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            self.words = NgramText(text_dim)
         self.native = text_dim == DIM
         self.segmenter = SamSegmenter(tiny_sam(), name="tiny", native_text=self.native)
         self.text_dim = text_dim
-        encoder = SmallTextEncoder(self.words)
-        self.texts = ClassTexts.of(lambda: encoder, NAMES)
+        self.texts = small_class_texts(text_dim, NAMES)
+        self.words = self.texts.source().model
         self.data = coloured_data(self.segmenter, num_classes=C)
 
     def build(
@@ -65,16 +61,20 @@ def lab(request: pytest.FixtureRequest) -> Lab:
 
 
 def formula(method: str, lab: Lab, granularity: str) -> int:
-    weights = 1 if granularity == "prompt" else DIM
-    spa, sem = N * (DIM + weights), C * (DIM + weights)
-    sem += 0 if lab.native else lab.text_dim * DIM
+    width = 1 if granularity == "prompt" else DIM
+    text_map = 0 if lab.native else lab.text_dim * DIM
+    family, _, part = method.partition("_")
+    if family in ("spa", "sem", "ssprompt"):
+        count = {"spa": N, "sem": C, "ssprompt": N + C}[family]
+        each = {"": DIM + width, "embedding_only": DIM, "weight_only": width}[part]
+        return count * each + (text_map if family != "spa" else 0)
     return {
         "zero_shot": 0,
+        "template_ensemble": 0,
+        "prototype": 0,
         "linear_probe": C * (DIM + 1),
         "xy_points": 2 * N,
-        "spa": spa,
-        "sem": sem,
-        "ssprompt": spa + sem,
+        "token_context": SETTINGS.context_length * CONTEXT_DIM + text_map,
     }[method]
 
 
@@ -111,7 +111,7 @@ def test_the_trained_numbers_are_the_documented_ones(
     grouped = [p for group in model.parameter_groups() for p in group["params"]]
     assert {id(p) for p in grouped} == {id(p) for p in model.parameters()}
     assert len(grouped) == len(set(map(id, grouped)))
-    assert METHODS[method].uses_support == (count > 0)
+    assert METHODS[method].uses_support == (count > 0 or method == "prototype")
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -138,7 +138,7 @@ def test_what_is_exported_loads_and_predicts_equally(method: str, lab: Lab) -> N
 def test_a_seed_decides_everything(method: str, lab: Lab) -> None:
     first, again = (lab.logits(lab.trained(method, seed=3, fit_seed=3)) for _ in range(2))
     assert torch.equal(first, again)
-    if METHODS[method].uses_support:
+    if lab.build(method).trainable_parameters():
         assert not torch.equal(first, lab.logits(lab.trained(method, seed=3, fit_seed=4)))
 
 

@@ -7,13 +7,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from segment_anything.utils.amg import build_point_grid
-from tiny_sam import DIM, GRID, tiny_sam, tiny_segmenter
+from tiny_sam import DIM, GRID, small_class_texts, tiny_sam, tiny_segmenter
 from torch import Tensor
 
+from ssprompt_core.errors import UserError
 from ssprompt_core.models.sam import SamSegmenter
-from ssprompt_core.prompts.semantic import SemanticPrompts, TextPrompts
+from ssprompt_core.prompts.fusion import FusionOptions, Granularity
+from ssprompt_core.prompts.semantic import ContextPrompts, SemanticPrompts, TextPrompts
 from ssprompt_core.prompts.spatial import GridPrompts, PointPrompts, SpatialPrompts, point_grid
 from ssprompt_core.prompts.ssprompt import SSPrompt
+from ssprompt_core.text.classes import ClassTexts
+from ssprompt_core.text.small import NgramText, SmallTextEncoder
 
 SEGMENTER = tiny_segmenter()
 WITH_TEXT = SamSegmenter(tiny_sam(), name="tiny", native_text=True)
@@ -21,6 +25,12 @@ WITH_TEXT = SamSegmenter(tiny_sam(), name="tiny", native_text=True)
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def options(
+    generator: torch.Generator | None = None, granularity: Granularity = "prompt"
+) -> FusionOptions:
+    return FusionOptions(granularity=granularity, generator=generator or seeded())
 
 
 def texts(classes: int = 3, width: int = 10, seed: int = 0) -> Tensor:
@@ -65,8 +75,8 @@ def test_default_and_point_prompts_start_on_the_encoded_grid(count: int) -> None
 
 @pytest.mark.parametrize("granularity", ["prompt", "dimension"])
 def test_fused_prompts_start_beside_their_defaults(granularity: str) -> None:
-    spatial = SpatialPrompts(SEGMENTER, 16, granularity=granularity, generator=seeded())
-    semantic = SemanticPrompts(SEGMENTER, texts(), granularity=granularity, generator=seeded())
+    spatial = SpatialPrompts(SEGMENTER, 16, options(seeded(), granularity))
+    semantic = SemanticPrompts(SEGMENTER, texts(), options(seeded(), granularity))
     for prompts, default in ((spatial, spatial.default), (semantic, semantic.default())):
         count = len(default)
         assert prompts().shape == default.shape == (count, DIM)
@@ -79,8 +89,8 @@ def test_fused_prompts_start_beside_their_defaults(granularity: str) -> None:
 
 def test_prompts_are_one_row_per_class_the_spatial_ones_first() -> None:
     prompts = SSPrompt(
-        SpatialPrompts(SEGMENTER, 5, generator=seeded()),
-        SemanticPrompts(SEGMENTER, texts(), generator=seeded()),
+        SpatialPrompts(SEGMENTER, 5, options(seeded())),
+        SemanticPrompts(SEGMENTER, texts(), options(seeded())),
     )
     tokens_CTD = prompts()
     assert tokens_CTD.shape == (3, 6, DIM)
@@ -94,8 +104,8 @@ def test_prompts_are_one_row_per_class_the_spatial_ones_first() -> None:
 def test_gradients_reach_exactly_z_w_and_the_map(segmenter: SamSegmenter, granularity: str) -> None:
     text_CE = texts(width=DIM).requires_grad_()
     prompts = SSPrompt(
-        SpatialPrompts(segmenter, 4, granularity=granularity, generator=seeded(1)),
-        SemanticPrompts(segmenter, text_CE, granularity=granularity, generator=seeded(2)),
+        SpatialPrompts(segmenter, 4, options(seeded(1), granularity)),
+        SemanticPrompts(segmenter, text_CE, options(seeded(2), granularity)),
     )
     embeddings = torch.randn(2, DIM, GRID, GRID, generator=seeded(3))
     segmenter.decode(embeddings, prompts()).square().mean().backward()
@@ -140,11 +150,31 @@ def test_the_map_keeps_the_angles_between_classes() -> None:
 @given(order=st.permutations(range(5)), seed=st.integers(0, 1000))
 def test_permuted_classes_give_permuted_prompts(order: list[int], seed: int) -> None:
     text_CE = texts(5, seed=seed)
-    straight = SemanticPrompts(SEGMENTER, text_CE, generator=seeded(seed))
-    permuted = SemanticPrompts(SEGMENTER, text_CE[order], generator=seeded(seed))
+    straight = SemanticPrompts(SEGMENTER, text_CE, options(seeded(seed)))
+    permuted = SemanticPrompts(SEGMENTER, text_CE[order], options(seeded(seed)))
     torch.testing.assert_close(permuted.default(), straight.default()[order])
     with torch.no_grad():
         straight.fusion.logit.copy_(torch.randn(5, 1, generator=seeded(seed)))
         permuted.fusion.logit.copy_(straight.fusion.logit[order])
         permuted.fusion.embedding.copy_(straight.fusion.embedding[order])
     torch.testing.assert_close(permuted(), straight()[order])
+
+
+def test_context_is_learned_through_the_text_encoder() -> None:
+    class_texts = small_class_texts(10)
+    prompts = ContextPrompts(SEGMENTER, class_texts, 4, seeded())
+    assert [name for name, _ in prompts.named_parameters()] == ["map", "context"]
+    prompts().square().sum().backward()
+    assert (prompts.context.grad.abs().sum(-1) > 0).all()
+    encoder = class_texts.source()
+    expected = encoder.encode_with_context(class_texts.names, prompts.context) @ prompts.map
+    torch.testing.assert_close(prompts(), expected)
+
+
+def test_an_encoder_without_token_embeddings_cannot_learn_context() -> None:
+    class Plain(SmallTextEncoder):
+        context_dim = None
+
+    encoder = Plain(NgramText(10))
+    with pytest.raises(UserError, match=r"token_context .* small has no token embeddings"):
+        ContextPrompts(SEGMENTER, ClassTexts.of(lambda: encoder, ("a", "b")), 4, seeded())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -19,6 +20,7 @@ from ssprompt_core.models.segmenter import Segmenter
 from ssprompt_core.models.small_sam import build_small_sam
 from ssprompt_core.text.classes import ClassTexts
 from ssprompt_core.text.encoder import TextEncoder
+from ssprompt_core.text.small import NgramText, SmallTextEncoder
 from ssprompt_core.train.data import LabelledEmbeddings
 
 DIM, GRID, PATCH = 16, 6, 16
@@ -109,3 +111,13 @@ def class_texts(plain_CE: torch.Tensor) -> ClassTexts:
 
     names = tuple(f"class {c}" for c in range(len(plain_CE)))
     return ClassTexts(names, plain_CE, plain_CE.roll(1, dims=1), no_encoder, "0" * 64)
+
+
+def small_class_texts(
+    dim: int, names: Sequence[str] = ("sky", "road", "car"), seed: int = 0
+) -> ClassTexts:
+    """Class names through a small text encoder with random weights, which can learn context."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        encoder = SmallTextEncoder(NgramText(dim))
+    return ClassTexts.of(lambda: encoder, names)

@@ -103,13 +103,16 @@ def _one_of(choices: list[Any], meaning: str) -> Any:
 
 @dataclass
 class SpaceConfig:
-    """Search space; a method uses only the hyperparameters that it has."""
+    """Search space; a method uses only those it has, and takes a single choice without search."""
 
     num_prompts: Dimension = _one_of([4, 9, 16], "number N of spatial prompts (grid points)")
     lr_embedding: Dimension = _between(0.03, 0.6, "learning rate of the prompt embeddings z")
     lr_weight: Dimension = _between(0.03, 0.6, "learning rate of the prompt weights w")
     lr_map: Dimension = _one_of(
         [0.001], "learning rate of the map from text to prompts, for models without native text"
+    )
+    lr_context: Dimension = _between(
+        0.003, 0.3, "learning rate of the context tokens of token_context"
     )
     lr_points: Dimension = _between(0.001, 0.1, "learning rate of the points of xy_points")
     lr_probe: Dimension = _between(0.001, 0.1, "learning rate of linear_probe")
@@ -118,7 +121,13 @@ class SpaceConfig:
         ["prompt"], "one weight a prompt, or one a dimension of each prompt: prompt, dimension"
     )
     embedding_init: Dimension = _one_of(
-        ["copy"], "start of z: near the default prompts, or at random: copy, normal"
+        ["copy"], "start of z: near the default prompts, or at random: copy, normal, xavier"
+    )
+    context_length: Dimension = _one_of([4], "context tokens of token_context")
+    decoding: Dimension = _one_of(
+        ["per_class"],
+        "one decoder pass a class (the reference), or one for all classes (fast): per_class, "
+        "one_pass",
     )
 
 
@@ -143,9 +152,38 @@ class TrainConfig:
     epochs: int = _option(10, "epochs of a fit", low=1)
     steps_per_epoch: int = _option(12, "optimiser steps an epoch", low=1)
     batch_size: int = _option(8, "images a step", low=1)
+    micro_batch: int = _option(
+        0,
+        "images with gradient at once (gradient accumulation); 0: as memory and caches ask",
+        low=0,
+    )
     cells: int = _option(64, "embedding cells sampled per image and step; 0: all of them", low=0)
     ce_weight: float = _option(1.0, "weight of the cross-entropy", low=0)
     dice_weight: float = _option(1.0, "weight of dice", low=0)
+    focal_weight: float = _option(0.0, "weight of the focal loss", low=0)
+    focal_gamma: float = _option(
+        2.0, "how much the focal loss neglects what is already right; 0: cross-entropy", low=0
+    )
+    class_balance: float = _option(
+        0.0,
+        "weights of the classes in cross-entropy and focal loss, 0 to 1; 0: each labelled pixel "
+        "counts alike, 1: each class does",
+        low=0,
+    )
+    warm_up: float = _option(
+        0.05, "share of the steps over which the learning rates rise, 0 to 1", low=0
+    )
+    schedule: str = _option(
+        "cosine",
+        "learning rates after the warm-up: a fall to zero, or as they are",
+        choices=("cosine", "constant"),
+    )
+    patience: int = _option(
+        0,
+        "epochs without a better mIoU on the support images themselves after which a fit ends "
+        "and goes back to its best epoch; 0: never",
+        low=0,
+    )
     precision: str = _option("fp32", "arithmetic of the decoder", choices=("fp32", "bf16", "fp16"))
     device: str = _option(
         "auto", "auto: cuda where a worker has a GPU, else cpu", choices=("auto", "cpu", "cuda")
