@@ -93,15 +93,23 @@ def fit_settings(train: TrainConfig, device: str, epochs: int, seed: int) -> Fit
     """The core's settings of one fit, without checkpoints.
 
     Raises:
-        UserError: The ``train`` group asks for what the device cannot do.
+        UserError: The ``train`` group asks for what the device cannot do, or for a value out of
+            range.
     """
     return FitSettings(
         epochs=epochs,
         steps_per_epoch=train.steps_per_epoch,
         batch_size=train.batch_size,
+        micro_batch=train.micro_batch,
         cells=train.cells,
         ce_weight=train.ce_weight,
         dice_weight=train.dice_weight,
+        focal_weight=train.focal_weight,
+        focal_gamma=train.focal_gamma,
+        class_balance=train.class_balance,
+        warm_up=train.warm_up,
+        schedule=train.schedule,
+        patience=train.patience,
         precision=train.precision,
         device=device,
         seed=seed,

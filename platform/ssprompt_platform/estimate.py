@@ -62,7 +62,8 @@ def estimate(
     train, search = config.train, config.search
     # measured on the CPU, which has no fp16
     measured = replace(train, precision="fp32" if train.precision == "fp16" else train.precision)
-    settings = replace(fit_settings(measured, "cpu", 1, 0), steps_per_epoch=_STEPS)
+    # scoring the support images once an epoch is not part of a step
+    settings = replace(fit_settings(measured, "cpu", 1, 0), steps_per_epoch=_STEPS, patience=0)
     steps_final = train.epochs * train.steps_per_epoch
     steps_trial = (search.epochs or train.epochs) * train.steps_per_epoch
     per_search = per_final = 0.0

@@ -39,6 +39,11 @@ class FewShotModel(nn.Module, ABC):
         """The frozen segmenter, shared by any number of models."""
         return self._frozen[0]
 
+    @property
+    def passes(self) -> int:
+        """Decoder passes an image: what the memory of a step grows with."""
+        return self.num_classes
+
     def place(self, device: torch.device | str) -> Self:
         """Move the parameters and the segmenter to a device."""
         self.segmenter.to(device)

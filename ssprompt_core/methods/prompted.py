@@ -41,6 +41,11 @@ class PromptedModel(FewShotModel):
         self.prompts = prompts
         self._settings = settings
 
+    @property
+    def passes(self) -> int:
+        """One for each class, or one for all."""
+        return 1 if self._settings.decoding == "one_pass" else self.num_classes
+
     def class_logits(self, embeddings_BDhw: Tensor, cells_P: Tensor | None = None) -> Tensor:
         """Logits ``[B, C, 4h, 4w]``, or ``[B, C, P, 4, 4]`` with ``cells_P``."""
         # a few vectors: half precision would save nothing and blur positions

@@ -67,10 +67,9 @@ def label_cells(
             )
         height, width = label.shape
         rows, columns = segmenter.valid_frame(height, width)
-        # the longest side fills the frame and both axes share one scale
-        step = max(height, width) / side
-        y = np.minimum((np.arange(rows) + 0.5) * step, height - 1).astype(np.int64)
-        x = np.minimum((np.arange(columns) + 0.5) * step, width - 1).astype(np.int64)
+        down, across = segmenter.logit_steps(height, width)
+        y = np.minimum((np.arange(rows) + 0.5) * down, height - 1).astype(np.int64)
+        x = np.minimum((np.arange(columns) + 0.5) * across, width - 1).astype(np.int64)
         frame_yx[:rows, :columns] = label[np.ix_(y, x)]
     cells = torch.from_numpy(frames_nyx).view(len(labels), grid, 4, grid, 4).transpose(2, 3)
     return cells.reshape(len(labels), grid * grid, 4, 4)

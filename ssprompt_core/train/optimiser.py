@@ -12,56 +12,75 @@ from ssprompt_core.errors import UserError
 from ssprompt_core.methods.model import FewShotModel
 from ssprompt_core.train.state import TrainState
 
-WARM_UP_SHARE = 0.05
-"""Share of the steps over which the learning rates rise; then they fall as a cosine to zero."""
+SCHEDULES = ("cosine", "constant")
+
+WARM_UP = 0.05
+"""Default share of the steps over which the learning rates rise."""
 
 
-def schedule(step: int, total_steps: int) -> float:
-    """Factor on the learning rates in (0, 1]: linear warm-up, then cosine.
+def schedule(
+    step: int, total_steps: int, *, warm_up: float = WARM_UP, shape: str = "cosine"
+) -> float:
+    """Factor on the learning rates in (0, 1]: linear warm-up, then cosine to zero or constant.
 
     Args:
         step: Number of steps done, in ``[0, total_steps)``.
         total_steps: Steps of the whole fit.
+        warm_up: Share of the steps that warm up, in [0, 1]; none of them at 0.
+        shape: What follows the warm-up, one of :data:`SCHEDULES`.
     """
-    warm_up = math.ceil(total_steps * WARM_UP_SHARE)
-    if step < warm_up:
-        return (step + 1) / warm_up
-    return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, total_steps - warm_up)))
+    rising = math.ceil(total_steps * warm_up)
+    if step < rising:
+        return (step + 1) / rising
+    if shape == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total_steps - rising)))
 
 
 class Optimiser:
     """Steps the trained parameters of a model.
 
     Args:
-        model: On its device.
+        model: On its device; has parameters to train.
         total_steps: Steps of the whole fit; the schedule's length.
         seed: Of :attr:`generator`.
+        warm_up: As for :func:`schedule`.
+        shape: As for :func:`schedule`.
         scaled: Whether gradients need scaling (fp16).
 
     Attributes:
         generator: Random numbers of batches and cells, on the CPU whatever the device.
         epoch: Epochs done; counted by the loop.
+        loss: Mean loss of the last epoch, NaN before; kept by the loop.
         step_count: Steps done.
     """
 
-    def __init__(self, model: FewShotModel, *, total_steps: int, seed: int, scaled: bool) -> None:
-        groups = model.parameter_groups()
-        if not groups:
-            raise ValueError("the model has nothing to train")
-        self._adamw = torch.optim.AdamW(groups, weight_decay=0.0)
+    def __init__(
+        self,
+        model: FewShotModel,
+        *,
+        total_steps: int,
+        seed: int,
+        warm_up: float,
+        shape: str,
+        scaled: bool,
+    ) -> None:
+        self._adamw = torch.optim.AdamW(model.parameter_groups(), weight_decay=0.0)
         self._base_rates = [float(group["lr"]) for group in self._adamw.param_groups]
         self._named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self._total_steps = total_steps
+        self._total_steps, self._warm_up, self._shape = total_steps, warm_up, shape
         device = next(iter(self._named.values())).device
         self._scaler = torch.amp.GradScaler(device.type, enabled=scaled)
         self.generator = torch.Generator().manual_seed(seed)
         self.epoch = 0
+        self.loss = math.nan
         self.step_count = 0
 
     @property
     def rate(self) -> float:
         """Factor on the learning rates at the next step."""
-        return schedule(min(self.step_count, self._total_steps - 1), self._total_steps)
+        step = min(self.step_count, self._total_steps - 1)
+        return schedule(step, self._total_steps, warm_up=self._warm_up, shape=self._shape)
 
     def zero_grad(self) -> None:
         """Forget gradients; they become zeros, since a rank may have no share of a batch."""
@@ -93,6 +112,7 @@ class Optimiser:
         """A copy of everything that the next step depends on, on the CPU."""
         state = TrainState(
             epoch=torch.tensor(self.epoch),
+            loss=torch.tensor(self.loss, dtype=torch.float64),
             step=torch.tensor(self.step_count),
             generator=self.generator.get_state(),
         )
@@ -121,10 +141,13 @@ class Optimiser:
                     f"{tuple(parameter.shape)}; it belongs to another method or setting"
                 )
         self.epoch, self.step_count = int(state["epoch"]), int(state["step"])
+        self.loss = float(state["loss"])
         self.generator.set_state(state["generator"])
         for name, parameter in self._named.items():
             with torch.no_grad():
                 parameter.copy_(state[f"parameter.{name}"])
+            if f"step.{name}" not in state:
+                continue  # the scaler skipped all steps so far (fp16): there are no moments yet
             # as AdamW keeps them: moments beside the parameter, the step count on the CPU
             self._adamw.state[parameter] = {
                 "step": state[f"step.{name}"].clone(),

@@ -16,8 +16,9 @@ from ssprompt_core.errors import UserError
 class TrainState(dict[str, Tensor]):
     """Tensors by name: ``parameter.*``, AdamW's ``exp_avg.*`` and ``exp_avg_sq.*``, and counters.
 
-    ``epoch`` and ``step`` count what is done, ``generator`` is the state of the random numbers,
-    ``scale`` and ``growth`` belong to the gradient scaler (fp16 only).
+    ``epoch`` and ``step`` count what is done, ``loss`` is that of the last epoch, ``generator`` is
+    the state of the random numbers, ``scale`` and ``growth`` belong to the gradient scaler (fp16
+    only), ``best_*`` and ``best.*`` to early stopping (where it is on).
     """
 
     def save(self, path: Path) -> None:

@@ -71,8 +71,10 @@ class DataConfig:
 class ModelConfig:
     """Which frozen model."""
 
-    name: str = _option("small", "segmenter: small, vit_b, vit_l or vit_h")
-    checkpoint: str | None = _option(None, "checkpoint file of a vit_* segmenter")
+    name: str = _option("small", "segmenter: small, vit_b, vit_l, vit_h or transformers")
+    checkpoint: str | None = _option(
+        None, "checkpoint file of a vit_* segmenter, or folder of a transformers one"
+    )
     text_encoder: str = _option(
         "small", "'small', or the folder of a CLIP-like Hugging Face text model"
     )
@@ -181,7 +183,7 @@ class TrainConfig:
     patience: int = _option(
         0,
         "epochs without a better mIoU on the support images themselves after which a fit ends "
-        "and goes back to its best epoch; 0: never",
+        "and goes back to its best epoch (costs a pass over them an epoch); 0: never",
         low=0,
     )
     precision: str = _option("fp32", "arithmetic of the decoder", choices=("fp32", "bf16", "fp16"))
