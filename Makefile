@@ -14,7 +14,7 @@ PYTEST := $(BIN)/python -m pytest
 # The MLflow UI, like a study, reports to nobody unasked
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
-.PHONY: help setup study smoke test lint typecheck ui constraints pretrain gates clean
+.PHONY: help setup study smoke results test lint typecheck ui constraints pretrain gates clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ study: $(STAMP) ## Run the default few-shot study (ARGS="study=smoke" for others
 
 smoke: $(STAMP) ## Run the one-minute study
 	$(BIN)/python jobs/tune_shots.py study=smoke $(ARGS)
+
+results: $(STAMP) ## Make docs/results.md: all methods, both ways of decoding, ablations (an hour)
+	$(BIN)/python benchmarks/results.py $(ARGS)
 
 test: $(STAMP) lint typecheck ## Lint, check types and layers, and run the tests
 	$(PYTEST) $(ARGS)

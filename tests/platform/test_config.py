@@ -6,10 +6,12 @@ import pytest
 from samples import STUDIES
 
 from ssprompt_core.errors import UserError
+from ssprompt_core.methods import METHODS
 from ssprompt_platform.config import load_config
 from ssprompt_platform.config.help import help_text
 from ssprompt_platform.config.load import to_dict
 from ssprompt_platform.config.schema import Config
+from ssprompt_platform.space import default_setting, search_space
 
 
 def test_default_and_smoke_studies_are_valid() -> None:
@@ -17,6 +19,22 @@ def test_default_and_smoke_studies_are_valid() -> None:
     smoke = load_config(["study=smoke", "study.dry_run=true"], STUDIES)
     assert smoke.study.name == "smoke"
     assert smoke.study.dry_run
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in STUDIES.glob("*.yaml")))
+def test_every_shipped_study_is_valid(name: str) -> None:
+    config = load_config([f"study={name}"], STUDIES)
+    assert config.study.name == name
+    for method in config.study.methods:
+        assert set(default_setting(method, search_space(method, config.search.space))) <= set(
+            METHODS[method].hyperparameters
+        )
+
+
+def test_the_study_of_methods_compares_all_of_them() -> None:
+    config = load_config(["study=methods"], STUDIES)
+    assert config.study.methods == list(METHODS)
+    assert config.study.shots == [1, 2, 4, 8, 16]
 
 
 def test_overrides_come_after_the_study_file(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from ssprompt_platform.config import Config, load_config
 from ssprompt_platform.config.schema import TrainConfig
 from ssprompt_platform.plan import derive_seed, make_plan
 from ssprompt_platform.sources import WithoutTest, build_dataset
+from ssprompt_platform.space import default_setting, search_space
 from ssprompt_platform.storage import storage_root
 
 
@@ -63,6 +65,25 @@ def test_the_procedural_validation_split_is_used_when_asked_for() -> None:
     dataset = build_dataset(config.data, None)
     plan = make_plan(config, dataset)
     assert plan.search_ids[0, 1] == dataset.ids("val")
+
+
+def test_only_what_can_vary_is_searched_and_only_what_sees_support_is_fitted_per_draw() -> None:
+    words = ["study=smoke", "study.methods=[template_ensemble,prototype,linear_probe,spa]"]
+    words += [f"search.space.{name}.choices=[0.1]" for name in ("lr_probe", "weight_decay")]
+    words += [f"search.space.{n}.{end}=null" for n in ("lr_probe", "weight_decay")
+              for end in ("low", "high")]  # fmt: skip
+    config = load_config(words, STUDIES)
+    plan = make_plan(config, build_dataset(config.data, None))
+    assert {group.method for group in plan.searched} == {"spa"}
+    fits = Counter(key.method for key in plan.fits)
+    assert fits == {"template_ensemble": 1, "prototype": 4, "linear_probe": 4, "spa": 4}
+
+
+def test_a_single_choice_is_the_setting_without_a_search() -> None:
+    words = ["search.space.decoding.choices=[one_pass]", "search.space.num_prompts.choices=[16]"]
+    config = load_config(["study=smoke", *words], STUDIES)
+    setting = default_setting("zero_shot", search_space("zero_shot", config.search.space))
+    assert setting == {"num_prompts": 16, "decoding": "one_pass"}
 
 
 def test_seeds_depend_on_every_part() -> None:
