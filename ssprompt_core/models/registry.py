@@ -1,4 +1,4 @@
-"""Segmenters by name: the small SAM and Segment Anything from official checkpoint files."""
+"""Segmenters by name: the small SAM, official checkpoint files, folders of `transformers`."""
 
 from __future__ import annotations
 
@@ -35,8 +35,9 @@ def build_segmenter(name: str, checkpoint: Path | None = None) -> Segmenter:
 
     Args:
         name: A key of :data:`SEGMENTERS`.
-        checkpoint: Weights in the official format for ``vit_*``. ``small`` ships with its weights;
-            None takes those.
+        checkpoint: Weights in the official format for ``vit_*``; the folder of a SAM, SAM-HQ, SAM
+            2 or SAM 3 in the transformers layout for ``transformers``. ``small`` ships with its
+            weights; None takes those.
 
     Raises:
         UserError: The name is unknown, or the checkpoint is missing, unreadable or not of this
@@ -55,6 +56,13 @@ def _build_small(checkpoint: Path | None) -> Segmenter:
 
     sam = build_small_sam() if checkpoint is None else build_small_sam(_existing(checkpoint))
     return SamSegmenter(sam, name="small", native_text=True)
+
+
+def _build_hub(folder: Path | None) -> Segmenter:
+    # imported here: nothing of it is needed for the other segmenters
+    from ssprompt_core.models.hub import build_hub_segmenter
+
+    return build_hub_segmenter(folder)
 
 
 def _vit(name: str) -> Callable[[Path | None], Segmenter]:
@@ -124,5 +132,6 @@ SEGMENTERS: dict[str, Callable[[Path | None], Segmenter]] = {
     "vit_b": _vit("vit_b"),
     "vit_l": _vit("vit_l"),
     "vit_h": _vit("vit_h"),
+    "transformers": _build_hub,
 }
-"""Name -> builder that takes a checkpoint file or None."""
+"""Name -> builder that takes a checkpoint (file or folder) or None."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,8 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor, nn
 
 from ssprompt_core.models.decoding import decode_masks, decode_masks_together
+from ssprompt_core.models.framing import decode_in_chunks, padded_frame, upscale_padded
 from ssprompt_core.models.segmenter import Segmenter
-
-_MAX_PAIR_CELLS = {"cpu": 2**16, "cuda": 2**20}
-"""Cells times (image, class) pairs decoded at once without gradient: bounds the memory."""
 
 
 class SamSegmenter(Segmenter):
@@ -103,16 +100,7 @@ class SamSegmenter(Segmenter):
         def run(images: Tensor, tokens: Tensor) -> Tensor:
             return decode_masks(self.mask_decoder, images, image_pe_Dhw, dense_D, tokens, cells_P)
 
-        if torch.is_grad_enabled():
-            return run(embeddings_BDhw, tokens_CTD)
-        pairs = self._pairs_at_once(embeddings_BDhw.device)
-        images_at_once = max(1, pairs // len(tokens_CTD))
-        return torch.cat(
-            [
-                torch.cat([run(images, tokens) for tokens in torch.split(tokens_CTD, pairs)], dim=1)
-                for images in torch.split(embeddings_BDhw, images_at_once)
-            ]
-        )
+        return decode_in_chunks(run, embeddings_BDhw, tokens_CTD)
 
     def decode_together(
         self,
@@ -124,18 +112,13 @@ class SamSegmenter(Segmenter):
     ) -> Tensor:
         """Mask logits of all classes in one pass; see :func:`decode_masks_together`."""
         image_pe_Dhw, dense_D = self._dense_inputs(embeddings_BDhw.device)
-        at_once = len(embeddings_BDhw)
-        if not torch.is_grad_enabled():
-            at_once = self._pairs_at_once(embeddings_BDhw.device)
-        return torch.cat(
-            [
-                decode_masks_together(
-                    self.mask_decoder, images, image_pe_Dhw, dense_D, spatial_ND, semantic_CD,
-                    cells_P,
-                )
-                for images in torch.split(embeddings_BDhw, at_once)
-            ]
-        )  # fmt: skip
+
+        def run(images: Tensor, _: Tensor) -> Tensor:
+            return decode_masks_together(
+                self.mask_decoder, images, image_pe_Dhw, dense_D, spatial_ND, semantic_CD, cells_P
+            )
+
+        return decode_in_chunks(run, embeddings_BDhw, spatial_ND[None])
 
     def _dense_inputs(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Positional encoding of the cells and the dense prompt of a call without a mask."""
@@ -143,25 +126,10 @@ class SamSegmenter(Segmenter):
             image_pe_Dhw: Tensor = self.prompt_encoder.get_dense_pe()[0]
         return image_pe_Dhw, self.prompt_encoder.no_mask_embed.weight[0]
 
-    def _pairs_at_once(self, device: torch.device) -> int:
-        return max(1, _MAX_PAIR_CELLS.get(device.type, 2**20) // self.grid_size**2)
-
     def valid_frame(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of the logits whose centres lie on an image of this size."""
-        scale = 4 * self.grid_size / self.image_size
-        resized = ResizeLongestSide.get_preprocess_shape(height, width, self.image_size)
-        rows, columns = (max(1, math.ceil(side * scale - 0.5)) for side in resized)
-        return rows, columns
+        return padded_frame(height, width, self.image_size, self.grid_size)
 
     def upscale_logits(self, logits_BCyx: Tensor, height: int, width: int) -> Tensor:
         """Upscale, remove the padding and resize as ``Sam.postprocess_masks`` does."""
-        square = (self.image_size, self.image_size)
-        rows, columns = ResizeLongestSide.get_preprocess_shape(height, width, self.image_size)
-        logits_BCSS = _resize(logits_BCyx, square)
-        return _resize(logits_BCSS[..., :rows, :columns], (height, width))
-
-
-def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    if x.shape[-2:] == size:
-        return x  # bilinear resizing to the same size is the identity
-    return F.interpolate(x, size, mode="bilinear", align_corners=False)
+        return upscale_padded(logits_BCyx, height, width, self.image_size)

@@ -27,7 +27,7 @@ class Segmenter(nn.Module, ABC):
         image_channels: Channels of an image embedding; ``D`` unless the decoder needs more of the
             encoder than its last layer.
         grid_size: ``h = w`` of an image embedding.
-        image_size: Side ``S`` of the padded square that the image encoder takes.
+        image_size: Side ``S`` of the square that the image encoder takes.
         native_text: Whether text embeddings of its own text encoder are prompt tokens already.
         text_dim: Length of those text embeddings; None without native text.
     """
@@ -67,20 +67,20 @@ class Segmenter(nn.Module, ABC):
         """Make the encoder's input of an RGB image, uint8 ``[H, W, 3]``.
 
         Returns:
-            Float32 ``[3, S, S]``: longest side resized to ``S``, normalised, zero-padded at the
-            right or bottom.
+            Float32 ``[3, S, S]``, normalised: the longest side resized to ``S`` and zeros at the
+            right or bottom, or (SAM 2 and 3) both sides resized to ``S``.
         """
 
     @abstractmethod
     def encode_images(self, x_B3SS: Tensor) -> Tensor:
-        """Image embeddings, float ``[B, D, h, w]``, without gradient."""
+        """Image embeddings, float ``[B, image_channels, h, w]``, without gradient."""
 
     @abstractmethod
     def encode_points(self, xy_N2: Tensor, labels_N: Tensor | None = None) -> Tensor:
         """Embed points.
 
         Args:
-            xy_N2: Positions (x, y) in [0, 1] of the padded square; differentiable.
+            xy_N2: Positions (x, y) in [0, 1] of the encoder's square; differentiable.
             labels_N: 1 for foreground, 0 for background, int64; None means all 1.
 
         Returns:
@@ -130,6 +130,14 @@ class Segmenter(nn.Module, ABC):
 
         Counts pixels whose centre lies on the image; the rest is padding.
         """
+
+    def logit_steps(self, height: int, width: int) -> tuple[float, float]:
+        """Image rows and columns from one logit to the next.
+
+        One number for both where the longest side fills the logits, as it does unless overridden.
+        """
+        step = max(height, width) / (4 * self.grid_size)
+        return step, step
 
     @abstractmethod
     def upscale_logits(self, logits_BCyx: Tensor, height: int, width: int) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import warnings
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,11 @@ import torch
 from segment_anything import sam_model_registry
 
 from ssprompt_core.errors import UserError
+from ssprompt_core.models.official import (
+    OFFICIAL,
+    UnofficialCheckpointWarning,
+    check_official,
+)
 from ssprompt_core.models.registry import build_segmenter
 
 
@@ -75,3 +82,29 @@ def test_the_small_model_needs_no_file_and_knows_its_own_text() -> None:
     segmenter = build_segmenter("small")
     assert segmenter.native_text
     assert segmenter.text_dim == segmenter.embed_dim
+
+
+def test_a_checkpoint_that_is_not_the_official_file_is_warned_about_once(official: Path) -> None:
+    with pytest.warns(UnofficialCheckpointWarning) as record:
+        assert not check_official("vit_b", official)
+    (warning,) = record
+    message = str(warning.message)
+    found = hashlib.sha256(official.read_bytes()).hexdigest()
+    assert f"has SHA-256 {found}" in message
+    assert f"the official sam_vit_b_01ec64.pth has {OFFICIAL['vit_b'][1]}" in message
+    assert "not those of the official vit_b" in message
+    assert warning.filename == __file__
+
+
+def test_the_official_file_is_known_by_its_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "any name.pth"
+    path.write_bytes(b"weights")
+    digest = hashlib.sha256(b"weights").hexdigest()
+    monkeypatch.setitem(OFFICIAL, "vit_l", ("sam_vit_l_0b3195.pth", digest))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert check_official("vit_l", path)
+        assert not check_official("small", None)
+        assert not check_official("transformers", tmp_path)

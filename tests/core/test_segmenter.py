@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from segment_anything import SamPredictor
@@ -45,6 +46,41 @@ def test_logits_are_upscaled_as_by_the_stock_model(height, width):
     logits = torch.randn(2, 3, 24, 24)
     expected = sam.postprocess_masks(logits, predictor.input_size, (height, width))
     assert torch.equal(segmenter.upscale_logits(logits, height, width), expected)
+
+
+@pytest.mark.parametrize("sam", [tiny_sam(), tiny_sam(1, dim=32, grid=8)], ids=["6x6", "8x8"])
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_masks_are_predicted_as_by_the_stock_predictor(sam, height, width):
+    """Image and points in, logits at the size of the image out: both sides end to end."""
+    segmenter = SamSegmenter(sam, name="tiny")
+    predictor = SamPredictor(sam)
+    image = random_images(1, height, width)[0]
+    points_C3 = [
+        [(0.2, 0.3, 1)],
+        [(0.5, 0.5, 1), (0.9, 0.1, 0)],
+        [(0.1, 0.9, 1), (0.6, 0.4, 1), (0.7, 0.8, 0)],
+    ]
+    predictor.set_image(image)
+    embeddings = segmenter.encode_images(segmenter.preprocess(image)[None])
+    for points in points_C3:
+        pixels = np.array([(x * width, y * height) for x, y, _ in points])
+        labels = np.array([label for *_, label in points])
+        expected, _, low = predictor.predict(
+            pixels, labels, multimask_output=False, return_logits=True
+        )
+        # stock points are indices of pixels in the resized image, and a padding point is appended
+        resized = torch.from_numpy(predictor.transform.apply_coords(pixels, (height, width)))
+        xy = (resized.float() + 0.5) / segmenter.image_size
+        tokens = segmenter.encode_points(xy, torch.from_numpy(labels))
+        padding = segmenter.prompt_encoder.not_a_point_embed.weight
+        with torch.no_grad():
+            logits = segmenter.decode(embeddings, torch.cat([tokens, padding])[None])
+        scale = float(low.std())
+        assert scale > 1e-4
+        torch.testing.assert_close(logits[0], torch.from_numpy(low), rtol=1e-4, atol=1e-4 * scale)
+        found = segmenter.upscale_logits(logits, height, width)[0]
+        assert found.shape == (1, height, width)
+        torch.testing.assert_close(found, torch.from_numpy(expected), rtol=1e-4, atol=1e-4 * scale)
 
 
 def test_points_are_embedded_as_by_the_stock_prompt_encoder():
