@@ -50,8 +50,9 @@ def main() -> None:
             ]
             run_study(storage, "ablation", ablation_id(init, granularity), *words)
     if "costs" in parts:
-        command = [sys.executable, "benchmarks/method_costs.py", "--json", str(costs_file(storage))]
-        subprocess.run(command, cwd=ROOT, check=True)
+        command = [sys.executable, "benchmarks/method_costs.py", "--markdown"]
+        made = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+        costs_file(storage).write_text(made.stdout)
     if "page" in parts:
         arguments.output.write_text("\n".join(page(storage)) + "\n")
         print(f"wrote {arguments.output}")
@@ -68,7 +69,7 @@ def ablation_id(init: str, granularity: str) -> str:
 
 
 def costs_file(storage: Path) -> Path:
-    return storage / "method-costs.json"
+    return storage / "method-costs.md"
 
 
 def page(storage: Path) -> Iterator[str]:
@@ -162,12 +163,9 @@ def ablation_section(storage: Path) -> Iterator[str]:
 
 
 def costs_section(storage: Path) -> Iterator[str]:
-    path = costs_file(storage)
-    command = [sys.executable, "benchmarks/method_costs.py", "--from-json", str(path), "--markdown"]
-    made = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     yield "## What each method costs"
     yield ""
-    yield made.stdout.rstrip()
+    yield costs_file(storage).read_text().rstrip()
 
 
 def load(storage: Path, study_id: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssprompt_core.methods.model import FewShotModel
-from ssprompt_core.metrics.iou import confusion_matrix, iou_per_class
+from ssprompt_core.metrics.iou import confusion_matrix, iou_per_class, mean_iou
 from ssprompt_core.train.data import LabelledEmbeddings
 
 
@@ -23,11 +23,14 @@ class Scores:
         confusion: Pixels by true (row) and predicted (column) class, int64 ``[C, C]``.
         iou: Per class, float64 ``[C]``; NaN where the ground truth lacks the class.
         miou: Mean over the other classes.
+        image_miou: Mean IoU of each image by itself, over the classes that its label shows; NaN
+            where it shows none.
     """
 
     confusion: NDArray[np.int64]
     iou: NDArray[np.float64]
     miou: float
+    image_miou: tuple[float, ...]
 
 
 def predict(
@@ -73,11 +76,14 @@ def evaluate(
     """
     confusion_CC = torch.zeros(num_classes, num_classes, dtype=torch.int64)
     maps = _class_maps(model, data.embeddings, data.sizes, batch_size, device)
+    image_miou = []
     for class_map, label in zip(maps, data.labels, strict=True):
         truth = torch.from_numpy(np.ascontiguousarray(label)).to(class_map.device)
-        confusion_CC += confusion_matrix(class_map, truth, num_classes).cpu()
+        of_image_CC = confusion_matrix(class_map, truth, num_classes).cpu()
+        confusion_CC += of_image_CC
+        image_miou.append(mean_iou(of_image_CC))
     iou_C = iou_per_class(confusion_CC)
-    return Scores(confusion_CC.numpy(), iou_C.numpy(), float(iou_C.nanmean()))
+    return Scores(confusion_CC.numpy(), iou_C.numpy(), float(iou_C.nanmean()), tuple(image_miou))
 
 
 def _class_maps(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -27,6 +27,11 @@ _PALETTE = np.array(
     np.uint8,
 )  # fmt: skip
 
+_LINES = ("#0072B2", "#E69F00", "#785E3C", "#56B4E9", "#009E73", "#CC79A7", "#D55E00")
+"""Hues that people with any kind of colour vision tell apart."""
+_PANELS = 8
+"""Pictures in a row: more would be too small on a page."""
+
 
 def colour_labels(label_HW: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """A class map as colours, uint8 ``[H, W, 3]``; pixels of no class are white."""
@@ -36,19 +41,27 @@ def colour_labels(label_HW: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def learning_curve(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> None:
-    """MIoU over K with confidence intervals, one line per method, as a PNG."""
-    figure = Figure(figsize=(7.4, 4.2), dpi=150, layout="constrained")
-    axes = figure.subplots()
+    """MIoU over K with confidence intervals, one line per method, as a PNG.
+
+    A method that learns nothing has neither K nor draws: a line without points.
+    """
     shots = sorted({row["shots"] for row in rows})
     methods = list(dict.fromkeys(row["method"] for row in rows))
+    figure = Figure(figsize=(7.8, max(4.2, 0.28 * len(methods) + 1)), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    styles = _styles(methods, {row["method"] for row in rows if row["deterministic"]})
     for number, method in enumerate(methods):
         own = sorted((r for r in rows if r["method"] == method), key=lambda r: r["shots"])
+        style = {"label": method, "linewidth": 1.3, **styles[method]}
+        if own[0]["deterministic"]:
+            axes.axhline(own[0]["mean"], **style)
+            continue
         # side by side, or the intervals of several methods cover each other
-        shift = 2 ** (0.06 * (number - (len(methods) - 1) / 2))
+        shift = 2 ** (0.5 / len(methods) * (number - (len(methods) - 1) / 2))
         x = [row["shots"] * shift for row in own]
         y = [row["mean"] for row in own]
         error = [0.0 if row["ci95"] is None else row["ci95"][1] - row["mean"] for row in own]
-        axes.errorbar(x, y, yerr=error, marker="o", markersize=4, capsize=3, label=method)
+        axes.errorbar(x, y, error, markersize=5, capsize=2, **style)
     axes.set_xscale("log", base=2)
     axes.set_xticks(shots, [str(k) for k in shots])
     axes.minorticks_off()
@@ -61,7 +74,30 @@ def learning_curve(path: Path, rows: Sequence[Mapping[str, Any]], title: str) ->
     axes.grid(alpha=0.3)
     # beside the axes: inside it would cover an interval
     figure.legend(loc="outside right upper", fontsize=8)
-    _save(figure, path)
+    save(figure, path)
+
+
+def _styles(methods: Sequence[str], deterministic: Set[str]) -> dict[str, dict[str, Any]]:
+    """Line of each method: an ablation has its method's colour, what learns nothing is grey."""
+    styles: dict[str, dict[str, Any]] = {}
+    colours: dict[str, str] = {}
+    for method in methods:
+        if method in deterministic:
+            rank = sum(known in deterministic for known in styles)
+            styles[method] = {
+                "color": ("black", "0.5")[rank % 2],
+                "linestyle": ("--", ":", "-.")[rank % 3],
+            }
+            continue
+        family = method.removesuffix("_embedding_only").removesuffix("_weight_only")
+        colour = colours.setdefault(family, _LINES[len(colours) % len(_LINES)])
+        kind = 0 if method == family else 1 if method.endswith("_embedding_only") else 2
+        styles[method] = {
+            "color": colour,
+            "marker": ("o", "s", "^")[kind],
+            "linestyle": ("-", ":", "--")[kind],
+        }
+    return styles
 
 
 def overlay(
@@ -81,29 +117,48 @@ def overlay(
         class_names: For the legend.
     """
     panels = {"image": None, "ground truth": truth_HW, **predicted}
-    figure = Figure(figsize=(2.1 * len(panels), 2.9), dpi=130, layout="constrained")
-    columns: list[Axes] = list(np.atleast_1d(figure.subplots(1, len(panels))))
-    for axes, (title, label_HW) in zip(columns, panels.items(), strict=True):
-        axes.imshow(image_HW3 if label_HW is None else _tint(image_HW3, label_HW))
-        axes.set_title(title, fontsize=9)
+    rows = math.ceil(len(panels) / _PANELS)
+    columns = math.ceil(len(panels) / rows)
+    height = 2.0 * rows * min(1.5, image_HW3.shape[0] / image_HW3.shape[1]) + 0.3 * rows + 0.5
+    figure = Figure(figsize=(2.1 * columns, height), dpi=130, layout="constrained")
+    places = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in places:
         axes.set_axis_off()
-    shown = sorted({int(c) for m in (truth_HW, *predicted.values()) for c in np.unique(m)})
+    for axes, (title, label_HW) in zip(places, panels.items(), strict=False):
+        axes.imshow(image_HW3 if label_HW is None else tint(image_HW3, label_HW))
+        axes.set_title(title, fontsize=9)
+    class_legend(figure, (truth_HW, *predicted.values()), class_names)
+    save(figure, path)
+
+
+def class_legend(
+    figure: Figure, maps: Iterable[NDArray[np.uint8]], class_names: Sequence[str], *extra: Patch
+) -> None:
+    """A legend below the figure of the classes that some maps show."""
+    shown = sorted({int(c) for label_HW in maps for c in np.unique(label_HW)} - {IGNORE})
     handles = [
-        Patch(color=tuple(_PALETTE[c % len(_PALETTE)] / 255), label=class_names[c])
-        for c in shown
-        if c != IGNORE
+        Patch(color=tuple(_PALETTE[c % len(_PALETTE)] / 255), label=class_names[c]) for c in shown
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=8, fontsize=7, frameon=False)
-    _save(figure, path)
+    handles += extra
+    # of equal width in inches; a legend wider than the figure would be cut off
+    entry = 0.5 + 0.07 * max((len(str(patch.get_label())) for patch in handles), default=0)
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=max(1, int(figure.get_figwidth() / entry)),
+        fontsize=7,
+        frameon=False,
+    )
 
 
-def _tint(image_HW3: NDArray[np.uint8], label_HW: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def tint(image_HW3: NDArray[np.uint8], label_HW: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Class colours over the picture in grey: in colour it would change what the legend says."""
     grey_HW1 = image_HW3.mean(axis=2, keepdims=True)
     tinted: NDArray[np.uint8] = (0.3 * grey_HW1 + 0.7 * colour_labels(label_HW)).astype(np.uint8)
     return tinted
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG, whole or not at all."""
     FigureCanvasAgg(figure)
     write_whole(path, lambda temporary: figure.savefig(temporary, format="png"))

@@ -16,16 +16,19 @@ import ray.train
 import torch
 from ray.train.torch import TorchTrainer
 from safetensors.numpy import load_file, save_file
-from safetensors.torch import save_file as save_tensors
 
 from ssprompt_core.methods import METHODS
+from ssprompt_core.methods.saved import save_prompts
 from ssprompt_platform.bench import Bench
 from ssprompt_platform.cluster import limit_threads
+from ssprompt_platform.fit_info import describe_fit
 from ssprompt_platform.plan import FitKey, Group, StudyPlan, derive_seed
 from ssprompt_platform.progress import Progress
-from ssprompt_platform.scoring import predictions, score
+from ssprompt_platform.scoring import predictions, score, worst_images
 from ssprompt_platform.storage import StudyFolder, read_json, write_json, write_whole
 
+WORST = 4
+"""Test images of lowest score whose predictions are kept, beside those pictured for all methods."""
 _POLL_SECONDS = 0.2
 
 
@@ -61,7 +64,7 @@ def prompts_path(fits: Path, key: FitKey) -> Path:
 
 
 def predictions_path(fits: Path, key: FitKey) -> Path:
-    """Predicted class maps of the pictured images (safetensors), where they were kept."""
+    """Predicted class maps of some images (safetensors): the pictured ones and the fit's worst."""
     return fits / "predictions" / f"{key.name}.safetensors"
 
 
@@ -175,7 +178,8 @@ def run_fit(tools: FinalBench, key: FitKey) -> None:
     model = bench.model(key.group, hyperparameters, seed)
     history: list[dict[str, float | None]] = []
     begun = time.monotonic()
-    if METHODS[key.method].uses_support:
+    uses_support = METHODS[key.method].uses_support
+    if uses_support:
         bench.fit(
             model,
             plan.draws[key.draw].support[key.shots],
@@ -189,22 +193,21 @@ def run_fit(tools: FinalBench, key: FitKey) -> None:
     result = score(bench, model, plan.test_ids)
     scored = time.monotonic()
     largest = max(group.shots for group in plan.groups)
-    if key.draw == 0 and (key.shots == largest or not METHODS[key.method].uses_support):
-        maps = predictions(bench, model, tools.pictured)
+    if key.draw == 0 and (key.shots == largest or not uses_support):
+        worst = worst_images(plan.test_ids, result.image_miou, WORST)
+        maps = predictions(bench, model, list(dict.fromkeys([*tools.pictured, *worst])))
         path = predictions_path(tools.fits, key)
         write_whole(path, lambda temporary: save_file(maps, temporary))
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.export().items()}
-    metadata = {
-        "method": key.method,
-        "shots": str(key.shots),
-        "draw": str(key.draw),
-        "classes": "\n".join(bench.dataset.class_names),
-        "segmenter": bench.store.fingerprint,
-    }
-    write_whole(
-        prompts_path(tools.fits, key),
-        lambda temporary: save_tensors(tensors, temporary, metadata=metadata),
+    info = describe_fit(
+        bench,
+        key,
+        seed=seed,
+        hyperparameters=hyperparameters,
+        support_ids=plan.draws[key.draw].support[key.shots] if uses_support else (),
+        test_ids=plan.test_ids,
+        result=result,
     )
+    save_prompts(prompts_path(tools.fits, key), model, info)
     write_json(
         record_path(tools.fits, key),
         {
@@ -214,6 +217,7 @@ def run_fit(tools: FinalBench, key: FitKey) -> None:
             "seed": seed,
             "miou": result.miou,
             "iou": [None if np.isnan(value) else float(value) for value in result.iou],
+            "image_miou": [None if np.isnan(value) else value for value in result.image_miou],
             "hyperparameters": dict(hyperparameters),
             "trainable_parameters": model.trainable_parameters(),
             "support_images": len(plan.draws[key.draw].support[key.shots]),

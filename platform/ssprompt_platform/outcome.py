@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from ssprompt_core.methods import METHODS
+from ssprompt_platform.analysis import Exhibit, analyse, index_path, shown_fits, write_index
 from ssprompt_platform.encode import Encoded
 from ssprompt_platform.figures import learning_curve, overlay
 from ssprompt_platform.final import (
@@ -46,16 +46,20 @@ def publish(
     """Write results and pictures, record them in MLflow, and return the results."""
     folder, plan, dataset = prepared.folder, prepared.plan, prepared.dataset
     fits = read_fits(plan, folder.fits)
-    rows = make_rows(plan, fits)
+    rows = make_rows(plan, fits, dataset.thing_classes)
+    per_class = make_per_class(plan, fits, dataset.class_names, dataset.thing_classes)
+    analysis = analyse(prepared, final, fits, rows, per_class)
     outcome: Outcome = {
         "schema": SCHEMA,
         "study": _study_record(prepared, final, encoded),
         "rows": rows,
-        "per_class": make_per_class(plan, fits, dataset.class_names, dataset.thing_classes),
+        "per_class": per_class,
+        "analysis": analysis.record,
         "versions": versions(),
         "seconds": {**seconds, "total": round(sum(seconds.values()), 2)},
     }
-    pictures = _pictures(prepared, final, rows)
+    exhibits = [*_pictures(prepared, final, rows), *analysis.exhibits]
+    index = write_index(folder, exhibits, analysis.missing)
     write_json(folder.results, outcome)
     write_json(folder.latest, outcome)
     for group, row in zip(plan.groups, rows, strict=True):
@@ -63,10 +67,10 @@ def publish(
         tracker.final(
             group,
             row,
-            draws_of(group, plan, fits),
+            draws_of(group, fits),
             [prompts_path(folder.fits, key) for key in keys],
         )
-    tracker.finish(rows, [folder.results, *pictures])
+    tracker.finish(rows, [folder.results, index, *(exhibit.path for exhibit in exhibits)])
     return outcome
 
 
@@ -75,16 +79,19 @@ def summarise(outcome: Outcome, console: Console) -> None:
     study = outcome["study"]
     title = (
         f"mIoU of {study['model']} on {study['test_images']} test images of {study['data']}: "
-        f"mean [95 % confidence interval] over n support draws"
+        f"mean [95 % confidence interval] over n support draws; fixed: sees no support image"
     )
+    # a file or a pipe has no width: tables take what they need
+    width = None if console.is_terminal else 240
     console.print(f"\n{title}", highlight=False, markup=False, soft_wrap=True)
-    console.print(score_table(outcome["rows"]))
+    console.print(score_table(outcome["rows"]), width=width)
     console.print("\nBest hyperparameters")
-    console.print(best_table(outcome["rows"]))
+    console.print(best_table(outcome["rows"]), width=width)
     lines = {
         "selected on": study["selection"],
         "results": study["results"],
         "learned prompts": f"{study['prompts']}/*.safetensors",
+        "analysis": study["analysis"],
         "pictures": study["pictures"],
         "MLflow UI": study["mlflow_command"],
         "seconds": f"{outcome['seconds']['total']:.0f}",
@@ -121,6 +128,7 @@ def _study_record(prepared: Prepared, final: FinalBench, encoded: Encoded) -> di
         "workers": asdict(final.bench.resources),
         "results": str(folder.results),
         "prompts": str(folder.fits),
+        "analysis": str(index_path(folder)),
         "pictures": str(folder.pictures),
         "mlflow_uri": uri,
         "mlflow_command": f"{Path(sys.executable).parent}/mlflow ui --backend-store-uri {uri}",
@@ -142,22 +150,23 @@ def _selection(prepared: Prepared) -> str:
     )
 
 
-def _pictures(prepared: Prepared, final: FinalBench, rows: list[dict[str, Any]]) -> list[Path]:
+def _pictures(prepared: Prepared, final: FinalBench, rows: list[dict[str, Any]]) -> list[Exhibit]:
     folder, plan, dataset = prepared.folder, prepared.plan, prepared.dataset
     curve = folder.pictures / "learning-curve.png"
     learning_curve(curve, rows, f"{dataset.name}, {prepared.config.model.name}: {folder.study_id}")
-    largest = max(group.shots for group in plan.groups)
-    keys = [
-        key
-        for key in plan.fits
-        if key.draw == 0 and (key.shots == largest or not METHODS[key.method].uses_support)
+    exhibits = [
+        Exhibit(
+            curve,
+            "mIoU on the test split over K: mean over draws with 95 % interval; broken lines are "
+            "methods that learn nothing",
+        )
     ]
-    of_method = {key.method: key for key in keys}
+    largest = max(group.shots for group in plan.groups)
+    shown = shown_fits(plan)
     maps = {
-        method: load_predictions(final.fits, of_method[method])
+        method: load_predictions(final.fits, shown[method])
         for method in prepared.config.study.methods
     }
-    paths = [curve]
     for image_id in final.pictured:
         path = folder.pictures / f"overlay-k{largest}-{_safe(image_id)}.png"
         overlay(
@@ -167,8 +176,8 @@ def _pictures(prepared: Prepared, final: FinalBench, rows: list[dict[str, Any]])
             {method: of_image[image_id] for method, of_image in maps.items()},
             dataset.class_names,
         )
-        paths.append(path)
-    return paths
+        exhibits.append(Exhibit(path, f"predictions of all methods at K = {largest}, draw 0"))
+    return exhibits
 
 
 def _safe(image_id: str) -> str:

@@ -123,7 +123,7 @@ def make_plan(config: Config, dataset: SegmentationDataset) -> StudyPlan:
     ]
     untrained = {g.method: min(study.shots) for g in groups if g not in trained}
     fits += [FitKey(method, k, 0) for method, k in untrained.items()]
-    return StudyPlan(draws, groups, searched, tuple(fits), search_ids, _test_ids(config, dataset))
+    return StudyPlan(draws, groups, searched, tuple(fits), search_ids, scored_ids(config, dataset))
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -132,7 +132,12 @@ def derive_seed(*parts: int | str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
 
-def _test_ids(config: Config, dataset: SegmentationDataset) -> tuple[str, ...]:
+def scored_ids(config: Config, dataset: SegmentationDataset) -> tuple[str, ...]:
+    """Images of the test split that are scored: all, or the sample ``data.max_test_images``.
+
+    Raises:
+        UserError: There is none, or none of them shows a class.
+    """
     ids = dataset.ids("test")
     if not ids:
         raise UserError(f"the data set '{dataset.name}' has no test image to score on")

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ssprompt_core.data.dataset import SegmentationDataset
+from ssprompt_core.models.official import check_official
 from ssprompt_core.text.classes import ClassTexts
 from ssprompt_platform.cluster import local_resources, resolve_resources
 from ssprompt_platform.config.schema import Config
@@ -59,13 +60,16 @@ def prepare(config: Config) -> Prepared:
     folder = study_folder(config)
     for method in config.study.methods:
         search_space(method, config.search.space)
-    # a dry run writes nothing, not even the cache of made images
-    cache: Path | None = None if config.study.dry_run else folder.root / "data"
-    dataset = build_dataset(config.data, cache)
+    # a dry run writes nothing, not even the caches of made images and embedded names
+    cache: Path | None = None if config.study.dry_run else folder.root
+    dataset = build_dataset(config.data, cache and cache / "data")
     plan = make_plan(config, dataset)
     source = SegmenterSource.of(config.model)
     segmenter = source.build()
-    texts = embed_class_names(config.model.text_encoder, dataset.class_names)
+    check_official(source.name, source.checkpoint)
+    texts = embed_class_names(
+        config.model.text_encoder, dataset.class_names, cache and cache / "texts"
+    )
     store = EmbeddingStore(folder.root / "embeddings", segmenter.fingerprint)
     fingerprints = identity(dataset, segmenter.fingerprint, texts.fingerprint)
     check_unchanged(folder, config, fingerprints)

@@ -35,35 +35,41 @@ def mean_ci95(values: Sequence[float]) -> tuple[float, tuple[float, float] | Non
     return mean, (mean - half, mean + half)
 
 
-def draws_of(
-    group: Group, plan: StudyPlan, fits: Mapping[FitKey, dict[str, Any]]
-) -> list[dict[str, Any]]:
+def draws_of(group: Group, fits: Mapping[FitKey, dict[str, Any]]) -> list[dict[str, Any]]:
     """Fit records of a group in the order of draws.
 
-    A method that trains nothing has one record for all K and draws: it is the same every time.
+    A method that trains nothing has one record for all K: it is the same in every draw.
     """
     if METHODS[group.method].uses_support:
         return [fits[key] for key in sorted(fits) if key.group == group]
-    once = next(fits[key] for key in sorted(fits) if key.method == group.method)
-    return [once] * len(plan.draws)
+    return [next(fits[key] for key in sorted(fits) if key.method == group.method)]
 
 
-def make_rows(plan: StudyPlan, fits: Mapping[FitKey, dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row per method and K."""
+def make_rows(
+    plan: StudyPlan, fits: Mapping[FitKey, dict[str, Any]], things: frozenset[int]
+) -> list[dict[str, Any]]:
+    """One row per method and K.
+
+    Args:
+        plan: The study's work.
+        fits: Records of its finished fits.
+        things: Foreground classes; where there are none, ``things`` and ``stuff`` are None.
+    """
     rows = []
     for group in plan.groups:
-        records = draws_of(group, plan, fits)
-        scores = [float(record["miou"]) for record in records]
-        mean, interval = mean_ci95(scores)
+        records = draws_of(group, fits)
+        ious = [record["iou"] for record in records]
+        stuff = frozenset(range(len(ious[0]))) - things
         rows.append(
             {
                 "method": group.method,
                 "shots": group.shots,
                 "metric": "miou",
                 "split": "test",
-                "mean": mean,
-                "ci95": list(interval) if interval else None,
-                "draws": scores,
+                **_spread([float(record["miou"]) for record in records]),
+                "deterministic": not METHODS[group.method].uses_support,
+                "things": _spread(_means(ious, things)) if things else None,
+                "stuff": _spread(_means(ious, stuff)) if things else None,
                 "best": records[0]["hyperparameters"],
                 "trainable_parameters": records[0]["trainable_parameters"],
                 "support_images": [record["support_images"] for record in records],
@@ -81,21 +87,31 @@ def make_per_class(
     """IoU per method, K and class: mean over the draws where the class occurs."""
     rows = []
     for group in plan.groups:
-        records = draws_of(group, plan, fits)
+        records = draws_of(group, fits)
         for c, name in enumerate(class_names):
             values = [record["iou"][c] for record in records if record["iou"][c] is not None]
-            mean, interval = mean_ci95(values) if values else (None, None)
             rows.append(
                 {
                     "method": group.method,
                     "shots": group.shots,
                     "class": name,
                     "thing": (c in things) if things else None,
-                    "mean": mean,
-                    "ci95": list(interval) if interval else None,
+                    **_spread(values),
                 }
             )
     return rows
+
+
+def _means(ious: Sequence[Sequence[float | None]], classes: frozenset[int]) -> list[float]:
+    """Mean IoU over some classes in each draw, where any of them occurs."""
+    present = [[iou[c] for c in classes if iou[c] is not None] for iou in ious]
+    return [float(np.mean(values)) for values in present if values]  # type: ignore[arg-type]
+
+
+def _spread(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, 95 % confidence interval and the values themselves; None where there is nothing."""
+    mean, interval = mean_ci95(values) if values else (None, None)
+    return {"mean": mean, "ci95": list(interval) if interval else None, "draws": list(values)}
 
 
 def versions() -> dict[str, str]:
@@ -111,19 +127,31 @@ def versions() -> dict[str, str]:
 
 
 def score_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Methods x shots: mean mIoU, confidence interval and number of draws."""
+    """Methods x shots: mean mIoU, confidence interval and number of draws.
+
+    Where the data tells things from stuff, two more columns give their means at the largest K.
+    """
     shots = sorted({row["shots"] for row in rows})
+    sides = ("things", "stuff") if rows[0]["things"] else ()
     table = Table()
     table.add_column("method")
     table.add_column("trained", justify="right")
     for k in shots:
         table.add_column(f"K = {k}", justify="right")
+    for side in sides:
+        table.add_column(f"{side}, K = {shots[-1]}", justify="right")
     for method in dict.fromkeys(row["method"] for row in rows):
         of_method = {row["shots"]: row for row in rows if row["method"] == method}
         trained = ", ".join(
             f"{n:,}" for n in sorted({row["trainable_parameters"] for row in of_method.values()})
         )
-        table.add_row(method, trained, *(_cell(of_method[k]) for k in shots))
+        means = (of_method[shots[-1]][side]["mean"] for side in sides)
+        table.add_row(
+            method,
+            trained,
+            *(_cell(of_method[k]) for k in shots),
+            *("-" if mean is None else f"{mean:.3f}" for mean in means),
+        )
     return table
 
 
@@ -141,6 +169,8 @@ def best_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _cell(row: Mapping[str, Any]) -> str:
+    if row["deterministic"]:
+        return f"{row['mean']:.3f} fixed"
     interval = "no interval"
     if row["ci95"]:
         interval = f"[{row['ci95'][0]:.3f}, {row['ci95'][1]:.3f}]"

@@ -22,10 +22,13 @@ class Score:
     Attributes:
         miou: Mean IoU over the classes that occur, in [0, 1].
         iou: IoU per class, float64 ``[C]``; NaN where no label shows the class.
+        image_miou: Mean IoU of each image that this worker scored, by itself; NaN where its label
+            shows no class.
     """
 
     miou: float
     iou: NDArray[np.float64]
+    image_miou: tuple[float, ...]
 
 
 def score(
@@ -46,6 +49,7 @@ def score(
         world_size: How many workers share.
     """
     confusion_CC = torch.zeros(bench.num_classes, bench.num_classes, dtype=torch.int64)
+    image_miou: list[float] = []
     mine = list(image_ids)[rank::world_size]
     step = bench.train.eval_batch_size
     for start in range(0, len(mine), step):
@@ -54,10 +58,29 @@ def score(
             model, data, bench.num_classes, batch_size=step, device=bench.resources.device
         )
         confusion_CC += torch.as_tensor(scores.confusion).to("cpu", torch.int64)
+        image_miou += scores.image_miou
     if world_size > 1:
         torch.distributed.all_reduce(confusion_CC)
     iou_C = np.asarray(iou_per_class(confusion_CC), np.float64)
-    return Score(float(np.nanmean(iou_C)), iou_C)
+    return Score(float(np.nanmean(iou_C)), iou_C, tuple(image_miou))
+
+
+def worst_images(
+    image_ids: Sequence[str], image_miou: Sequence[float | None], count: int
+) -> list[str]:
+    """The images of lowest score, worst first; equal scores in the order of the images.
+
+    Args:
+        image_ids: All scored images.
+        image_miou: Their scores; NaN or None where there is none, which never counts as bad.
+        count: How many at most.
+    """
+    known = [
+        (value, number)
+        for number, value in enumerate(image_miou)
+        if value is not None and not np.isnan(value)
+    ]
+    return [image_ids[number] for _, number in sorted(known)[:count]]
 
 
 def predictions(

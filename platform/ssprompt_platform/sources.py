@@ -18,8 +18,14 @@ from ssprompt_core.models.registry import build_segmenter
 from ssprompt_core.models.segmenter import Segmenter
 from ssprompt_core.text.classes import ClassTexts
 from ssprompt_core.text.encoder import TextEncoder
-from ssprompt_core.text.registry import build_text_encoder
+from ssprompt_core.text.registry import (
+    build_text_encoder,
+    pinned_text_encoder,
+    short_name,
+    text_encoder_fingerprint,
+)
 from ssprompt_platform.config.schema import DataConfig, ModelConfig
+from ssprompt_platform.texts import TextStore
 
 
 def build_dataset(config: DataConfig, cache: Path | None) -> SegmentationDataset:
@@ -112,13 +118,29 @@ def _build_once(source: SegmenterSource) -> Segmenter:
     return build_segmenter(source.name, source.checkpoint)
 
 
-def embed_class_names(name: str, class_names: Sequence[str]) -> ClassTexts:
-    """Embed the class names once, in the driver.
+def embed_class_names(name: str, class_names: Sequence[str], cache: Path | None) -> ClassTexts:
+    """Embed the class names once, in the driver, or read what an earlier study stored.
+
+    Args:
+        name: ``model.text_encoder``.
+        class_names: The ``C`` class names.
+        cache: Folder of stored embeddings; None keeps nothing on disk.
 
     Raises:
-        UserError: The text encoder is unknown or its folder is not one.
+        UserError: The text encoder is unknown, or its folder is not one.
     """
-    return ClassTexts.of(partial(_encoder_once, name), class_names)
+    # workers have other working directories, and a hub name may mean other files tomorrow
+    name = pinned_text_encoder(name)
+    source = partial(_encoder_once, name)
+    if cache is None:
+        return ClassTexts.of(source, class_names)
+    store, fingerprint = TextStore(cache), text_encoder_fingerprint(name)
+    stored = store.get(fingerprint, class_names)
+    if stored is not None:
+        return ClassTexts(tuple(class_names), *stored, source, fingerprint, short_name(name))
+    texts = ClassTexts.of(source, class_names)
+    store.put(texts)
+    return texts
 
 
 @lru_cache(maxsize=1)

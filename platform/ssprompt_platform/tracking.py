@@ -114,13 +114,13 @@ class Tracker:
         self._client.set_terminated(self._open.pop(key), status="FINISHED")
 
     def finish(self, rows: Sequence[Mapping[str, Any]], files: Sequence[Path]) -> None:
-        """Close the study's run with the means of all rows, its result file and its pictures."""
+        """Close the study's run with the means of all rows, results, pictures and tables."""
         self._log(
             self.parent,
             [_metric(f"{row['method']}.test.miou", row["mean"], row["shots"]) for row in rows],
         )
         for path in files:
-            kind = "pictures" if path.suffix == ".png" else None
+            kind = {".png": "pictures", ".csv": "tables"}.get(path.suffix)
             self._client.log_artifact(self.parent, str(path), kind)
         self._client.set_terminated(self._open.pop("study"), status="FINISHED")
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from ssprompt_core.data.dataset import IGNORE, SegmentationDataset, Split
+from ssprompt_core.data.pictures import read_picture
 from ssprompt_core.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -60,8 +61,8 @@ class FolderDataset(SegmentationDataset):
         kept = [class_id for class_id in range(len(listed)) if class_id not in self._ignore]
         self.class_names = _check_names([listed[class_id] for class_id in kept])
         self._class_of_id = {class_id: c for c, class_id in enumerate(kept)}
-        self._images = _files_by_stem(images, "data.images", IMAGE_SUFFIXES)
-        self._labels = _files_by_stem(labels, "data.labels", (".png",))
+        self._images = files_by_stem(images, "data.images", IMAGE_SUFFIXES)
+        self._labels = files_by_stem(labels, "data.labels", (".png",))
         self._digests: dict[str, str] = {}
         self._present: dict[str, frozenset[int]] = {}
         for stem in self._images:
@@ -73,9 +74,8 @@ class FolderDataset(SegmentationDataset):
         return self._splits.get(split, ())
 
     def image(self, image_id: str) -> NDArray[np.uint8]:
-        """The RGB image, uint8 ``[H, W, 3]``."""
-        with Image.open(self._images[image_id]) as picture:
-            return np.asarray(picture.convert("RGB"))
+        """The RGB image, turned as its EXIF says, uint8 ``[H, W, 3]``."""
+        return read_picture(self._images[image_id])
 
     def label(self, image_id: str) -> NDArray[np.uint8]:
         """The class map, uint8 ``[H, W]``; ignored values are 255."""
@@ -101,12 +101,7 @@ class FolderDataset(SegmentationDataset):
             raise UserError(f"{path} has no label: {labels / (stem + '.png')} does not exist")
         content = path.read_bytes()
         self._digests[stem] = hashlib.sha256(content).hexdigest()
-        try:
-            with Image.open(path) as picture:
-                picture.load()
-                width, height = picture.size
-        except (UnidentifiedImageError, OSError) as error:
-            raise UserError(f"{path} is not a readable image: {error}") from error
+        height, width = read_picture(path).shape[:2]
         values = _read_label(self._labels[stem])
         if values.shape != (height, width):
             raise UserError(
@@ -157,7 +152,17 @@ def _check_names(names: list[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _files_by_stem(folder: Path, field: str, suffixes: tuple[str, ...]) -> dict[str, Path]:
+def files_by_stem(folder: Path, field: str, suffixes: tuple[str, ...]) -> dict[str, Path]:
+    """Files of a folder by stem, in the order of their names.
+
+    Args:
+        folder: Where to look; folders in it are left alone.
+        field: What messages call the folder.
+        suffixes: Endings that count, in lower case.
+
+    Raises:
+        UserError: It is no folder, holds no such file, or two files share a stem.
+    """
     if not folder.is_dir():
         raise UserError(f"{field} is '{folder}', which is not a folder")
     files: dict[str, Path] = {}

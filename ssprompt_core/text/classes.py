@@ -36,6 +36,7 @@ class ClassTexts:
         ensemble_CE: Of each name, the mean over :data:`TEMPLATES`, as long as ``plain_CE`` is.
         source: Builds the encoder; called only by what learns through it.
         fingerprint: SHA-256 (hex) of the encoder.
+        encoder: Name of the encoder.
     """
 
     names: tuple[str, ...]
@@ -43,6 +44,7 @@ class ClassTexts:
     ensemble_CE: Tensor
     source: Callable[[], TextEncoder]
     fingerprint: str
+    encoder: str = ""
 
     @classmethod
     def of(cls, source: Callable[[], TextEncoder], names: Sequence[str]) -> ClassTexts:
@@ -59,4 +61,4 @@ class ClassTexts:
         # averaging shortens: give each class the length that its plain embedding has
         lengths_C1 = plain_CE.norm(dim=1, keepdim=True)
         ensemble_CE = torch.nn.functional.normalize(means_CE, dim=1) * lengths_C1
-        return cls(tuple(names), plain_CE, ensemble_CE, source, encoder.fingerprint)
+        return cls(tuple(names), plain_CE, ensemble_CE, source, encoder.fingerprint, encoder.name)

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ssprompt_core.errors import UserError
+
 
 class TextEncoder(ABC):
     """A frozen map from texts to embeddings.
@@ -35,6 +37,9 @@ class TextEncoder(ABC):
 
         Returns:
             Float32 tensor ``[C, dim]`` without gradient.
+
+        Raises:
+            UserError: A text has no word in it.
         """
 
     def starting_context(self, length: int, generator: torch.Generator) -> Tensor:
@@ -57,3 +62,14 @@ class TextEncoder(ABC):
             Float32 tensor ``[C, dim]``, differentiable by the context.
         """
         raise NotImplementedError(f"{self.name} has no token embeddings to learn")
+
+
+def refuse_empty(texts: Sequence[str]) -> None:
+    """Check that there is something to embed in every text.
+
+    Raises:
+        UserError: A text has no word in it.
+    """
+    for text in texts:
+        if not text.strip():
+            raise UserError("a class name is empty; the text encoder needs at least one word")

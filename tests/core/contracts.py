@@ -5,9 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import numpy as np
+import pytest
 import torch
 
 from ssprompt_core.data.dataset import IGNORE, SegmentationDataset
+from ssprompt_core.errors import UserError
 from ssprompt_core.text.encoder import TextEncoder
 
 
@@ -71,3 +73,25 @@ class TextEncoderContract(ABC):
     def test_fingerprint_is_a_sha256(self, encoder: TextEncoder) -> None:
         assert len(encoder.fingerprint) == 64
         assert int(encoder.fingerprint, 16) >= 0
+
+    def test_an_empty_name_is_refused(self, encoder: TextEncoder) -> None:
+        with pytest.raises(UserError, match="at least one word"):
+            encoder.encode(["road", "  "])
+
+    def test_gradient_reaches_the_context_alone(self, encoder: TextEncoder) -> None:
+        if encoder.context_dim is None:
+            pytest.skip("no token embeddings to learn")
+        before = encoder.encode(["road", "sky"])
+        context_LW = encoder.starting_context(3, torch.Generator().manual_seed(0))
+        assert context_LW.shape == (3, encoder.context_dim)
+        assert context_LW.std() > 0
+        context_LW.requires_grad_()
+        embeddings = encoder.encode_with_context(["road", "sky"], context_LW)
+        assert embeddings.shape == before.shape
+        assert not torch.allclose(embeddings, before)
+        embeddings[:, 0].sum().backward()
+        assert context_LW.grad is not None
+        assert (context_LW.grad.abs().sum(1) > 0).all()
+        model: torch.nn.Module = encoder.model
+        assert not any(p.requires_grad or p.grad is not None for p in model.parameters())
+        assert torch.equal(encoder.encode(["road", "sky"]), before)

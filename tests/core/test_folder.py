@@ -41,6 +41,17 @@ def test_splits_are_disjoint_complete_and_seeded(tmp_path: Path) -> None:
     assert test == set(FolderDataset(images, labels, NAMES, seed=1).ids("test"))
 
 
+def test_an_image_is_turned_as_its_camera_noted(tmp_path: Path) -> None:
+    images, labels = write_folder(tmp_path)
+    upright = np.asarray(Image.open(images / "frame0.jpg"))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored turned by a quarter
+    (images / "frame0.jpg").unlink()
+    Image.fromarray(np.rot90(upright)).save(images / "frame0.png", exif=exif)
+    image = FolderDataset(images, labels, NAMES).image("frame0")
+    assert np.array_equal(image, upright)
+
+
 def test_named_test_split(tmp_path: Path) -> None:
     images, labels = write_folder(tmp_path)
     listing = tmp_path / "test.txt"

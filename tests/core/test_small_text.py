@@ -6,7 +6,6 @@ import pytest
 import torch
 from contracts import TextEncoderContract
 
-from ssprompt_core.errors import UserError
 from ssprompt_core.models.small_sam import build_small_text_encoder
 from ssprompt_core.text.small import BUCKETS, SmallTextEncoder, ngram_ids
 
@@ -28,8 +27,3 @@ def test_synonyms_it_heard_lie_nearer_than_other_words() -> None:
     encoder = build_small_text_encoder()
     a = torch.nn.functional.normalize(encoder.encode(["disc", "circle", "water"]), dim=1)
     assert a[0] @ a[1] > a[0] @ a[2]
-
-
-def test_an_empty_name_is_refused() -> None:
-    with pytest.raises(UserError, match="at least one word"):
-        build_small_text_encoder().encode(["road", "  "])

@@ -81,7 +81,9 @@ def finished(
 def test_results_have_the_documented_form(finished: tuple[StudyFolder, str, int]) -> None:
     folder, _, _ = finished
     record = results(folder)
-    assert set(record) == {"schema", "study", "rows", "per_class", "versions", "seconds"}
+    assert set(record) == {
+        "schema", "study", "rows", "per_class", "analysis", "versions", "seconds",
+    }  # fmt: skip
     assert record["schema"] == 1
     assert json.loads((folder.root / "latest" / "results.json").read_text()) == record
     assert [(r["method"], r["shots"]) for r in record["rows"]] == [
@@ -92,10 +94,14 @@ def test_results_have_the_documented_form(finished: tuple[StudyFolder, str, int]
     ]
     for row in record["rows"]:
         assert (row["metric"], row["split"]) == ("miou", "test")
-        assert len(row["draws"]) == 2
+        count = 1 if row["deterministic"] else 2
+        assert len(row["draws"]) == count
         assert all(0 <= value <= 1 for value in row["draws"])
-        assert row["mean"] == pytest.approx(sum(row["draws"]) / 2)
-        assert row["ci95"][0] <= row["mean"] <= row["ci95"][1]
+        assert row["mean"] == pytest.approx(sum(row["draws"]) / count)
+        if row["deterministic"]:
+            assert row["ci95"] is None
+        else:
+            assert row["ci95"][0] <= row["mean"] <= row["ci95"][1]
     spa = record["rows"][2]
     assert spa["best"]["num_prompts"] in (2, 4)
     assert spa["trainable_parameters"] > 0
@@ -123,6 +129,7 @@ def test_prompts_pictures_and_summary_are_there(finished: tuple[StudyFolder, str
         assert part in text
     assert str(folder.fits) in text
     assert str(folder.pictures) in text
+    assert str(folder.path / "analysis.md") in text
 
 
 def test_mlflow_holds_the_study_and_its_trials(finished: tuple[StudyFolder, str, int]) -> None:
@@ -140,8 +147,14 @@ def test_mlflow_holds_the_study_and_its_trials(finished: tuple[StudyFolder, str,
     losses = client.get_metric_history(trial.info.run_id, "loss")
     assert [metric.step for metric in losses] == [1, 2]
     parent = next(run for run in runs if run.data.tags["trial.key"] == "study")
-    pictures = client.list_artifacts(parent.info.run_id, "pictures")
-    assert len(pictures) == 5
+    kept = {
+        place: {Path(f.path).name for f in client.list_artifacts(parent.info.run_id, place)}
+        for place in ("", "pictures", "tables")
+    }
+    assert {"analysis.md", "results.json"} <= kept[""]
+    assert kept["pictures"] == {path.name for path in folder.pictures.glob("*.png")}
+    assert {"per-class.png", "weights.png", "failures.png", "attention.png"} < kept["pictures"]
+    assert kept["tables"] == {path.name for path in (folder.path / "tables").glob("*.csv")}
 
 
 def test_a_finished_study_is_not_repeated(

@@ -76,7 +76,9 @@ class ModelConfig:
         None, "checkpoint file of a vit_* segmenter, or folder of a transformers one"
     )
     text_encoder: str = _option(
-        "small", "'small', or the folder of a CLIP-like Hugging Face text model"
+        "small",
+        "small, minilm (from its package), a folder in the transformers layout (CLIP, SigLIP, "
+        "sentence encoders), or hub:owner/name, which may download",
     )
 
 
