@@ -32,7 +32,7 @@ from ssprompt_core.methods import METHODS
 from ssprompt_core.models.registry import build_segmenter
 from ssprompt_platform.bench import fit_settings
 from ssprompt_platform.config.schema import DataConfig, TrainConfig
-from ssprompt_platform.report import versions
+from ssprompt_platform.report.tables import versions
 from ssprompt_platform.sources import build_dataset, embed_class_names
 from ssprompt_platform.storage import write_json
 

@@ -24,8 +24,8 @@ from rich.console import Console
 
 from ssprompt_core.errors import UserError
 from ssprompt_platform.progress import Progress
-from ssprompt_platform.transfer import TransferOptions, evaluate_prompts
-from ssprompt_platform.transfer_table import transfer_tables, warnings
+from ssprompt_platform.use.transfer import TransferOptions, evaluate_prompts
+from ssprompt_platform.use.transfer_table import transfer_tables, warnings
 
 STUDIES = Path(__file__).resolve().parent / "studies"
 

@@ -28,8 +28,8 @@ from pathlib import Path
 from rich.console import Console
 
 from ssprompt_core.errors import UserError
-from ssprompt_platform.predicting import PredictOptions, predict_folder
 from ssprompt_platform.progress import Progress
+from ssprompt_platform.use.predicting import PredictOptions, predict_folder
 
 
 def main(arguments: list[str]) -> int:

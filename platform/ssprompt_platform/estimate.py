@@ -15,8 +15,8 @@ from ssprompt_core.train.fit import LabelledEmbeddings, fit
 from ssprompt_platform.bench import fit_settings
 from ssprompt_platform.config.schema import Config
 from ssprompt_platform.plan import StudyPlan
+from ssprompt_platform.search.space import default_setting, search_space
 from ssprompt_platform.sources import SegmenterSource
-from ssprompt_platform.space import default_setting, search_space
 
 _STEPS = 2
 _START_SECONDS = 25.0

@@ -11,7 +11,7 @@ from ssprompt_core.methods import METHODS, MethodSettings
 from ssprompt_core.methods.saved import PromptInfo
 from ssprompt_platform.bench import Bench
 from ssprompt_platform.plan import FitKey
-from ssprompt_platform.report import versions
+from ssprompt_platform.report.tables import versions
 from ssprompt_platform.scoring import Score
 
 

@@ -12,7 +12,7 @@ from ssprompt_core.data.support import SupportDraw, draw_support
 from ssprompt_core.errors import UserError
 from ssprompt_core.methods import METHODS
 from ssprompt_platform.config.schema import Config
-from ssprompt_platform.space import has_choice
+from ssprompt_platform.search.space import has_choice
 
 
 @dataclass(frozen=True, order=True)

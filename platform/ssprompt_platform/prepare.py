@@ -17,12 +17,12 @@ from ssprompt_platform.encode import missing_images
 from ssprompt_platform.estimate import estimate
 from ssprompt_platform.identity import check_unchanged, identity, study_folder
 from ssprompt_platform.plan import StudyPlan, make_plan
+from ssprompt_platform.search.space import search_space
 from ssprompt_platform.sources import (
     SegmenterSource,
     build_dataset,
     embed_class_names,
 )
-from ssprompt_platform.space import search_space
 from ssprompt_platform.storage import StudyFolder
 
 

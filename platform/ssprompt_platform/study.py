@@ -16,17 +16,17 @@ from ssprompt_platform.config import load_config
 from ssprompt_platform.encode import encode_missing
 from ssprompt_platform.final import FinalBench, run_final_fits
 from ssprompt_platform.identity import begin, flat_config
-from ssprompt_platform.outcome import publish, summarise
 from ssprompt_platform.plan import Group
 from ssprompt_platform.prepare import Prepared, describe, prepare
 from ssprompt_platform.progress import Progress
-from ssprompt_platform.search import GroupedSearch, Suggestion
+from ssprompt_platform.report.outcome import publish, summarise
+from ssprompt_platform.search.grouped import GroupedSearch, Suggestion
+from ssprompt_platform.search.space import default_setting, search_space
+from ssprompt_platform.search.trial import TrialBench
+from ssprompt_platform.search.tuning import run_search
 from ssprompt_platform.sources import WithoutTest
-from ssprompt_platform.space import default_setting, search_space
 from ssprompt_platform.storage import StudyFolder, in_ray_job, write_json
 from ssprompt_platform.tracking import Tracker, tracking_uri
-from ssprompt_platform.trial import TrialBench
-from ssprompt_platform.tuning import run_search
 
 PICTURED = 4
 """Test images in the overlay pictures."""

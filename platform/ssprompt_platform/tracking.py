@@ -17,7 +17,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from ssprompt_core.methods import MethodSettings
 from ssprompt_platform.config.schema import Config
 from ssprompt_platform.plan import Group
-from ssprompt_platform.search import Suggestion
+from ssprompt_platform.search.grouped import Suggestion
 from ssprompt_platform.storage import StudyFolder
 
 # its first words on a new database are about tables, not about the study

@@ -29,8 +29,8 @@ from ssprompt_platform.config import load_config
 from ssprompt_platform.final import FinalBench, prompts_path, run_fit
 from ssprompt_platform.plan import FitKey
 from ssprompt_platform.prepare import prepare
-from ssprompt_platform.transfer import spread
-from ssprompt_platform.transfer_table import transfer_tables
+from ssprompt_platform.use.transfer import spread
+from ssprompt_platform.use.transfer_table import transfer_tables
 
 COUNT = 4
 

@@ -20,8 +20,8 @@ from samples import ROOT, write_image_folder
 from ssprompt_core.evaluate import predict
 from ssprompt_core.methods.saved import load_prompts
 from ssprompt_core.models.registry import build_segmenter
-from ssprompt_platform.class_maps import class_records, coco_annotations, write_overlay
-from ssprompt_platform.figures import colour_labels
+from ssprompt_platform.report.figures import colour_labels
+from ssprompt_platform.use.class_maps import class_records, coco_annotations, write_overlay
 
 COUNT = 5
 

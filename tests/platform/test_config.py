@@ -11,7 +11,7 @@ from ssprompt_platform.config import load_config
 from ssprompt_platform.config.help import help_text
 from ssprompt_platform.config.load import to_dict
 from ssprompt_platform.config.schema import Config
-from ssprompt_platform.space import default_setting, search_space
+from ssprompt_platform.search.space import default_setting, search_space
 
 
 def test_default_and_smoke_studies_are_valid() -> None:

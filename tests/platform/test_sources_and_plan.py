@@ -11,8 +11,8 @@ from ssprompt_platform.cluster import resolve_resources
 from ssprompt_platform.config import Config, load_config
 from ssprompt_platform.config.schema import TrainConfig
 from ssprompt_platform.plan import derive_seed, make_plan
+from ssprompt_platform.search.space import default_setting, search_space
 from ssprompt_platform.sources import WithoutTest, build_dataset
-from ssprompt_platform.space import default_setting, search_space
 from ssprompt_platform.storage import storage_root
 
 

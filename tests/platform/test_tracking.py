@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from ssprompt_platform.plan import Group
-from ssprompt_platform.search import Suggestion
+from ssprompt_platform.search.grouped import Suggestion
 from ssprompt_platform.tracking import Tracker
 
 GROUP = Group("spa", 4)

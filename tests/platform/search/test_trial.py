@@ -13,8 +13,8 @@ from ssprompt_platform.cluster import Resources
 from ssprompt_platform.config import load_config
 from ssprompt_platform.plan import Group
 from ssprompt_platform.prepare import prepare
+from ssprompt_platform.search.trial import TrialBench, run_draws
 from ssprompt_platform.sources import WithoutTest
-from ssprompt_platform.trial import TrialBench, run_draws
 
 GROUP = Group("ssprompt", 2)
 SETTING = {"num_prompts": 4}

@@ -16,7 +16,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from ssprompt_core.data.dataset import IGNORE
-from ssprompt_platform.figures import class_legend, save, tint
+from ssprompt_platform.report.figures import class_legend, save, tint
 
 _MEANS = ("mIoU", "mean")
 _MOST_NUMBERED = 30
@@ -34,8 +34,8 @@ def class_heatmap(
 
     Args:
         path: Where to write.
-        rows: Rows of :func:`~ssprompt_platform.report.make_rows`.
-        per_class: Rows of :func:`~ssprompt_platform.report.make_per_class`.
+        rows: Rows of :func:`~ssprompt_platform.report.tables.make_rows`.
+        per_class: Rows of :func:`~ssprompt_platform.report.tables.make_per_class`.
         shots: The K to show.
         title: Above the picture.
     """
@@ -121,7 +121,7 @@ def weight_strips(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> 
 
     Args:
         path: Where to write.
-        rows: Rows of :func:`~ssprompt_platform.prompt_tables.weight_rows`.
+        rows: Rows of :func:`~ssprompt_platform.report.prompt_tables.weight_rows`.
         title: Above the picture.
     """
     methods = list(dict.fromkeys(row["method"] for row in rows))

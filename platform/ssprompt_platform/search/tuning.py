@@ -6,11 +6,11 @@ from typing import Any
 
 from ray import tune
 
-from ssprompt_platform.search import GroupedSearch
+from ssprompt_platform.search.grouped import GroupedSearch
+from ssprompt_platform.search.trial import TrialBench
+from ssprompt_platform.search.trial_actor import trial_in_actor
+from ssprompt_platform.search.trial_train import trial_on_ray_train
 from ssprompt_platform.storage import StudyFolder
-from ssprompt_platform.trial import TrialBench
-from ssprompt_platform.trial_actor import trial_in_actor
-from ssprompt_platform.trial_train import trial_on_ray_train
 
 
 def run_search(

@@ -14,18 +14,18 @@ import numpy as np
 
 from ssprompt_core.analysis.attention import AttentionUnavailableError
 from ssprompt_core.methods import METHODS
-from ssprompt_platform.attention import attention_maps, attention_rows
-from ssprompt_platform.figures_analysis import (
+from ssprompt_platform.final import WORST, FinalBench, load_predictions
+from ssprompt_platform.plan import FitKey, StudyPlan
+from ssprompt_platform.prepare import Prepared
+from ssprompt_platform.report.attention import attention_maps, attention_rows
+from ssprompt_platform.report.figures_analysis import (
     Failure,
     class_heatmap,
     failure_cases,
     weight_strips,
 )
-from ssprompt_platform.figures_attention import mean_attention, prompt_attention
-from ssprompt_platform.final import WORST, FinalBench, load_predictions
-from ssprompt_platform.plan import FitKey, StudyPlan
-from ssprompt_platform.prepare import Prepared
-from ssprompt_platform.prompt_tables import (
+from ssprompt_platform.report.figures_attention import mean_attention, prompt_attention
+from ssprompt_platform.report.prompt_tables import (
     Prompts,
     flat_names,
     name_rows,

@@ -11,7 +11,7 @@ from ray import tune
 
 from ssprompt_platform.cluster import limit_threads
 from ssprompt_platform.plan import Group
-from ssprompt_platform.trial import TrialBench, run_draws
+from ssprompt_platform.search.trial import TrialBench, run_draws
 
 
 def trial_in_actor(config: dict[str, Any], tools: TrialBench) -> None:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from ssprompt_platform.figures import save
+from ssprompt_platform.report.figures import save
 
 _MOST_PROMPTS = 16
 _LEAST, _MOST = 0.2, 20.0

@@ -13,9 +13,9 @@ from ssprompt_core.analysis.attention import (
     spatial_attention,
 )
 from ssprompt_core.prompts.spatial import point_grid
-from ssprompt_platform.figures_attention import AttentionMaps
 from ssprompt_platform.prepare import Prepared
-from ssprompt_platform.prompt_tables import Prompts
+from ssprompt_platform.report.figures_attention import AttentionMaps
+from ssprompt_platform.report.prompt_tables import Prompts
 
 _MOST_CLASSES = 10
 """Classes whose decoder passes are averaged: each costs a pass of every image in the driver."""

@@ -10,9 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from ssprompt_platform.analysis import Exhibit, analyse, index_path, shown_fits, write_index
 from ssprompt_platform.encode import Encoded
-from ssprompt_platform.figures import learning_curve, overlay
 from ssprompt_platform.final import (
     FinalBench,
     load_predictions,
@@ -20,7 +18,9 @@ from ssprompt_platform.final import (
     read_fits,
 )
 from ssprompt_platform.prepare import Prepared
-from ssprompt_platform.report import (
+from ssprompt_platform.report.analysis import Exhibit, analyse, index_path, shown_fits, write_index
+from ssprompt_platform.report.figures import learning_curve, overlay
+from ssprompt_platform.report.tables import (
     SCHEMA,
     best_table,
     draws_of,

@@ -11,7 +11,13 @@ from rich.console import Console
 from scipy import stats
 
 from ssprompt_platform.plan import FitKey, Group, StudyPlan
-from ssprompt_platform.report import make_per_class, make_rows, mean_ci95, score_table, versions
+from ssprompt_platform.report.tables import (
+    make_per_class,
+    make_rows,
+    mean_ci95,
+    score_table,
+    versions,
+)
 
 THINGS = frozenset({1, 2})
 

@@ -13,8 +13,8 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from ssprompt_platform.cluster import limit_threads, prepare_environment
 from ssprompt_platform.plan import Group
-from ssprompt_platform.trial import TrialBench, run_draws
-from ssprompt_platform.trial_actor import opened
+from ssprompt_platform.search.trial import TrialBench, run_draws
+from ssprompt_platform.search.trial_actor import opened
 
 
 def trial_on_ray_train(config: dict[str, Any], tools: TrialBench, storage: str) -> None:

@@ -14,7 +14,7 @@ from ray.tune.search import Searcher
 
 from ssprompt_platform.config.schema import SearchConfig
 from ssprompt_platform.plan import Group, derive_seed
-from ssprompt_platform.space import default_setting, search_space
+from ssprompt_platform.search.space import default_setting, search_space
 
 METRIC = "miou"
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ssprompt_core.data.pictures import UNREADABLE
 from ssprompt_core.errors import UserError
-from ssprompt_platform.figures import colour_labels, tint
+from ssprompt_platform.report.figures import colour_labels, tint
 from ssprompt_platform.storage import write_whole
 
 _LEAST_SIDE, _LARGEST_SIDE = 480, 1600

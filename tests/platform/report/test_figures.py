@@ -13,14 +13,18 @@ from PIL import Image
 from ssprompt_core.data.dataset import IGNORE
 from ssprompt_core.methods import METHODS
 from ssprompt_core.prompts.spatial import point_grid
-from ssprompt_platform.figures import colour_labels, learning_curve, overlay
-from ssprompt_platform.figures_analysis import (
+from ssprompt_platform.report.figures import colour_labels, learning_curve, overlay
+from ssprompt_platform.report.figures_analysis import (
     Failure,
     class_heatmap,
     failure_cases,
     weight_strips,
 )
-from ssprompt_platform.figures_attention import AttentionMaps, mean_attention, prompt_attention
+from ssprompt_platform.report.figures_attention import (
+    AttentionMaps,
+    mean_attention,
+    prompt_attention,
+)
 
 RNG = np.random.default_rng([0])
 

@@ -14,7 +14,13 @@ from safetensors.numpy import load_file
 from samples import STUDIES, write_image_folder
 
 from ssprompt_core.analysis.attention import AttentionUnavailableError
-from ssprompt_platform.analysis import (
+from ssprompt_platform.bench import Bench
+from ssprompt_platform.cluster import Resources
+from ssprompt_platform.config import load_config
+from ssprompt_platform.final import FinalBench, load_predictions, read_fits, run_fit
+from ssprompt_platform.plan import FitKey, Group, StudyPlan
+from ssprompt_platform.prepare import Prepared, prepare
+from ssprompt_platform.report.analysis import (
     Analysis,
     Exhibit,
     analyse,
@@ -22,15 +28,9 @@ from ssprompt_platform.analysis import (
     shown_fits,
     write_index,
 )
-from ssprompt_platform.attention import attention_maps, attention_rows
-from ssprompt_platform.bench import Bench
-from ssprompt_platform.cluster import Resources
-from ssprompt_platform.config import load_config
-from ssprompt_platform.figures_attention import AttentionMaps
-from ssprompt_platform.final import FinalBench, load_predictions, read_fits, run_fit
-from ssprompt_platform.plan import FitKey, Group, StudyPlan
-from ssprompt_platform.prepare import Prepared, prepare
-from ssprompt_platform.prompt_tables import (
+from ssprompt_platform.report.attention import attention_maps, attention_rows
+from ssprompt_platform.report.figures_attention import AttentionMaps
+from ssprompt_platform.report.prompt_tables import (
     flat_names,
     name_rows,
     read_prompts,
@@ -38,9 +38,9 @@ from ssprompt_platform.prompt_tables import (
     weight_summary,
     write_csv,
 )
-from ssprompt_platform.report import make_per_class, make_rows
+from ssprompt_platform.report.tables import make_per_class, make_rows
 from ssprompt_platform.scoring import worst_images
-from ssprompt_platform.space import default_setting, search_space
+from ssprompt_platform.search.space import default_setting, search_space
 
 METHODS = ("zero_shot", "linear_probe", "sem_weight_only", "ssprompt")
 NAMES = ("ground", "box", "ball")
@@ -198,7 +198,7 @@ def test_a_model_without_readable_attention_says_so(
     def refuse(*_: object, **__: object) -> None:
         raise AttentionUnavailableError("the model 'other' has none")
 
-    monkeypatch.setattr("ssprompt_platform.attention.spatial_attention", refuse)
+    monkeypatch.setattr("ssprompt_platform.report.attention.spatial_attention", refuse)
     analysis = finished.analysis()
     assert analysis.record["attention"] is None
     assert analysis.missing == ["Attention: the model 'other' has none."]

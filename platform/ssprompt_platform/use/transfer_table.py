@@ -17,7 +17,7 @@ def transfer_tables(result: Mapping[str, Any]) -> list[Table]:
     """IoU of each class, and the means, for each method and K: a few of these in each table.
 
     Args:
-        result: What :func:`ssprompt_platform.transfer.evaluate_prompts` returns.
+        result: What :func:`ssprompt_platform.use.transfer.evaluate_prompts` returns.
     """
     groups = result["groups"]
     starts = range(0, len(groups), _COLUMNS)

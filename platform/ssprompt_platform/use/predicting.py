@@ -18,16 +18,16 @@ from ssprompt_core.evaluate import predict
 from ssprompt_core.methods.model import FewShotModel
 from ssprompt_core.methods.saved import SavedPrompts, load_prompts
 from ssprompt_core.models.segmenter import Segmenter
-from ssprompt_platform.class_maps import (
+from ssprompt_platform.progress import Progress
+from ssprompt_platform.storage import read_json, write_json
+from ssprompt_platform.use.class_maps import (
     class_records,
     coco_annotations,
     read_mask,
     write_mask,
     write_overlay,
 )
-from ssprompt_platform.learned import resolve_batch, resolve_device, segmenter_of
-from ssprompt_platform.progress import Progress
-from ssprompt_platform.storage import read_json, write_json
+from ssprompt_platform.use.learned import resolve_batch, resolve_device, segmenter_of
 
 _READERS = 4
 """Threads that read images while the model works on the batch before."""

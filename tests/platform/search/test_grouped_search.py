@@ -13,8 +13,8 @@ from ssprompt_core.errors import UserError
 from ssprompt_core.methods import METHODS, MethodSettings
 from ssprompt_platform.config.schema import Dimension, SearchConfig, SpaceConfig
 from ssprompt_platform.plan import Group
-from ssprompt_platform.search import GroupedSearch, Suggestion
-from ssprompt_platform.space import default_setting, search_space
+from ssprompt_platform.search.grouped import GroupedSearch, Suggestion
+from ssprompt_platform.search.space import default_setting, search_space
 
 GROUPS = (Group("spa", 1), Group("spa", 4), Group("linear_probe", 4))
 

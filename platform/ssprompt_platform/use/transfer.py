@@ -20,12 +20,12 @@ from ssprompt_core.metrics.iou import iou_per_class
 from ssprompt_core.train.data import LabelledEmbeddings
 from ssprompt_platform.config.load import load_config
 from ssprompt_platform.config.schema import Config
-from ssprompt_platform.learned import resolve_batch, resolve_device, segmenter_of
 from ssprompt_platform.plan import scored_ids
 from ssprompt_platform.progress import Progress
-from ssprompt_platform.report import mean_ci95, versions
+from ssprompt_platform.report.tables import mean_ci95, versions
 from ssprompt_platform.sources import build_dataset
 from ssprompt_platform.storage import write_json
+from ssprompt_platform.use.learned import resolve_batch, resolve_device, segmenter_of
 
 SCHEMA = 1
 

@@ -1,0 +1,1 @@
+"""What a finished study shows: results, tables, pictures and analysis."""

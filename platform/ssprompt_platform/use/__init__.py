@@ -1,0 +1,1 @@
+"""Learned prompts after the study: prediction and transfer."""
