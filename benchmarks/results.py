@@ -26,6 +26,11 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("methods", "one_pass", "ablation", "costs", "page")
 INITS, GRANULARITIES = ("copy", "normal", "xavier"), ("prompt", "dimension")
+COSTS = {
+    "small": (),
+    "minilm": ("--text-encoder", "minilm", "--methods", "token_context,sem,ssprompt"),
+}
+"""Text encoder -> arguments of the cost table."""
 
 Rows = dict[tuple[str, int], dict[str, Any]]
 
@@ -50,9 +55,10 @@ def main() -> None:
             ]
             run_study(storage, "ablation", ablation_id(init, granularity), *words)
     if "costs" in parts:
-        command = [sys.executable, "benchmarks/method_costs.py", "--markdown"]
-        made = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
-        costs_file(storage).write_text(made.stdout)
+        for encoder, words in COSTS.items():
+            command = [sys.executable, "benchmarks/method_costs.py", "--markdown", *words]
+            made = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+            costs_file(storage, encoder).write_text(made.stdout)
     if "page" in parts:
         arguments.output.write_text("\n".join(page(storage)) + "\n")
         print(f"wrote {arguments.output}")
@@ -68,8 +74,8 @@ def ablation_id(init: str, granularity: str) -> str:
     return f"results-{init}-{granularity}"
 
 
-def costs_file(storage: Path) -> Path:
-    return storage / "method-costs.md"
+def costs_file(storage: Path, encoder: str) -> Path:
+    return storage / f"method-costs-{encoder}.md"
 
 
 def page(storage: Path) -> Iterator[str]:
@@ -165,7 +171,12 @@ def ablation_section(storage: Path) -> Iterator[str]:
 def costs_section(storage: Path) -> Iterator[str]:
     yield "## What each method costs"
     yield ""
-    yield costs_file(storage).read_text().rstrip()
+    yield costs_file(storage, "small").read_text().rstrip()
+    yield ""
+    yield "With a text encoder whose embeddings the model does not read (`minilm`, a sentence"
+    yield "transformer), the linear map from text to prompts is trained too:"
+    yield ""
+    yield costs_file(storage, "minilm").read_text().rstrip()
 
 
 def load(storage: Path, study_id: str) -> dict[str, Any]:
