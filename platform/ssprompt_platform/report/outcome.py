@@ -81,12 +81,12 @@ def summarise(outcome: Outcome, console: Console) -> None:
         f"mIoU of {study['model']} on {study['test_images']} test images of {study['data']}: "
         f"mean [95 % confidence interval] over n support draws; fixed: sees no support image"
     )
-    # a file or a pipe has no width: tables take what they need
-    width = None if console.is_terminal else 240
+    if not console.is_terminal:
+        console.width = 240  # a file or a pipe has no width: tables take what they need
     console.print(f"\n{title}", highlight=False, markup=False, soft_wrap=True)
-    console.print(score_table(outcome["rows"]), width=width)
+    console.print(score_table(outcome["rows"]))
     console.print("\nBest hyperparameters")
-    console.print(best_table(outcome["rows"]), width=width)
+    console.print(best_table(outcome["rows"]))
     lines = {
         "selected on": study["selection"],
         "results": study["results"],
