@@ -19,6 +19,7 @@ import sys
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
+from shutil import copyfile
 from typing import Any
 
 import torch
@@ -58,8 +59,13 @@ def main() -> None:
         for encoder, words in COSTS.items():
             command = [sys.executable, "benchmarks/method_costs.py", "--markdown", *words]
             made = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
-            costs_file(storage, encoder).write_text(made.stdout)
+            lines = [line.rstrip() for line in made.stdout.splitlines()]
+            costs_file(storage, encoder).write_text("\n".join(lines) + "\n")
     if "page" in parts:
+        images = arguments.output.parent / "images"
+        images.mkdir(exist_ok=True)
+        curve = storage / "results-methods" / "pictures" / "learning-curve.png"
+        copyfile(curve, images / "all-methods.png")
         arguments.output.write_text("\n".join(page(storage)) + "\n")
         print(f"wrote {arguments.output}")
 
@@ -95,6 +101,8 @@ def page(storage: Path) -> Iterator[str]:
     yield f"- The first study took {record['seconds']['total'] / 60:.0f} minutes."
     yield ""
     yield from method_section(rows)
+    yield "![Every method at every K](images/all-methods.png)"
+    yield ""
     yield from kinds_section(record)
     yield from decoding_section(storage, rows)
     yield from ablation_section(storage)
