@@ -24,6 +24,7 @@ from rich.console import Console
 
 from ssprompt_core.errors import UserError
 from ssprompt_platform.progress import Progress
+from ssprompt_platform.use.arguments import add_model_arguments
 from ssprompt_platform.use.transfer import TransferOptions, evaluate_prompts
 from ssprompt_platform.use.transfer_table import transfer_tables, warnings
 
@@ -82,21 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--output", type=Path, metavar="FILE", help="all scores as JSON")
     add("--overwrite", action="store_true", help="write --output anew where it exists")
-    add(
-        "--checkpoint",
-        type=Path,
-        metavar="PATH",
-        help="weights of the model that the prompts were learned for, as model.checkpoint of its "
-        "study; the small one needs none",
-    )
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if any")
-    add(
-        "--batch-size",
-        type=int,
-        default=0,
-        metavar="N",
-        help="images at once; 0 (default): chosen by the size of the model's input",
-    )
+    add_model_arguments(parser)
     return parser
 
 

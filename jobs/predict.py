@@ -29,6 +29,7 @@ from rich.console import Console
 
 from ssprompt_core.errors import UserError
 from ssprompt_platform.progress import Progress
+from ssprompt_platform.use.arguments import add_model_arguments
 from ssprompt_platform.use.predicting import PredictOptions, predict_folder
 
 
@@ -61,21 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--prompts", type=Path, required=True, metavar="FILE", help="learned prompts")
     add("--images", type=Path, required=True, metavar="FOLDER", help="what to segment")
     add("--output", type=Path, required=True, metavar="FOLDER", help="where results go")
-    add(
-        "--checkpoint",
-        type=Path,
-        metavar="PATH",
-        help="weights of the model that the prompts were learned for, as model.checkpoint of its "
-        "study; the small one needs none",
-    )
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if any")
-    add(
-        "--batch-size",
-        type=int,
-        default=0,
-        metavar="N",
-        help="images at once; 0 (default): chosen by the size of the model's input",
-    )
+    add_model_arguments(parser)
     add("--overlays", action="store_true", help="pictures with the classes over the image")
     add("--coco", action="store_true", help="all masks as coco.json")
     add("--limit", type=int, metavar="N", help="only the first N images by name")
