@@ -131,16 +131,12 @@ def kinds_section(record: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield "Mean IoU over the foreground classes (things) and over the background classes (stuff)."
     yield ""
-    means: dict[str, dict[bool, list[float]]] = {}
-    for row in record["per_class"]:
-        if row["shots"] == largest and row["mean"] is not None:
-            of_method = means.setdefault(row["method"], {True: [], False: []})
-            of_method[row["thing"]].append(row["mean"])
     yield from table(
         ["method", "things", "stuff"],
         (
-            [f"`{method}`", *(f"{sum(v) / len(v):.3f}" for v in (kinds[True], kinds[False]))]
-            for method, kinds in means.items()
+            [f"`{row['method']}`", *(f"{row[kind]['mean']:.3f}" for kind in ("things", "stuff"))]
+            for row in record["rows"]
+            if row["shots"] == largest
         ),
     )
 

@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; the same command continues", file=sys.stderr)
+        print("stopped; the same command without --overwrite continues", file=sys.stderr)
         return 130
     for sentence in report.unreadable:
         print(f"not segmented: {sentence}", file=sys.stderr)

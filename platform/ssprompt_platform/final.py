@@ -19,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 from ssprompt_core.methods import METHODS
 from ssprompt_core.methods.saved import save_prompts
+from ssprompt_core.train.fit import FitResult
 from ssprompt_platform.bench import Bench
 from ssprompt_platform.cluster import limit_threads
 from ssprompt_platform.fit_info import describe_fit
@@ -179,8 +180,9 @@ def run_fit(tools: FinalBench, key: FitKey) -> None:
     history: list[dict[str, float | None]] = []
     begun = time.monotonic()
     uses_support = METHODS[key.method].uses_support
+    fitted_as: FitResult | None = None
     if uses_support:
-        bench.fit(
+        fitted_as = bench.fit(
             model,
             plan.draws[key.draw].support[key.shots],
             epochs=bench.train.epochs,
@@ -222,6 +224,8 @@ def run_fit(tools: FinalBench, key: FitKey) -> None:
             "trainable_parameters": model.trainable_parameters(),
             "support_images": len(plan.draws[key.draw].support[key.shots]),
             "history": history,
+            "best_epoch": fitted_as.best_epoch if fitted_as else None,
+            "stopped_early": fitted_as.stopped if fitted_as else None,
             "seconds": {"fit": fitted - begun, "score": scored - fitted},
         },
     )

@@ -46,8 +46,8 @@ def spatial_attention(
     """
     if not isinstance(segmenter, SamSegmenter):
         raise AttentionUnavailableError(
-            f"attention is read from Segment Anything's mask decoder, which the model "
-            f"'{segmenter.name}' does not have"
+            "attention can be read of the models small, vit_b, vit_l and vit_h only; this one is "
+            f"'{segmenter.name}'"
         )
     decoder: Any = segmenter.mask_decoder
     attention = decoder.transformer.layers[-1].cross_attn_token_to_image

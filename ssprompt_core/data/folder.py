@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ssprompt_core.data.dataset import IGNORE, SegmentationDataset, Split
-from ssprompt_core.data.pictures import read_picture
+from ssprompt_core.data.pictures import UNREADABLE, picture_digest, read_picture
 from ssprompt_core.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -88,7 +87,7 @@ class FolderDataset(SegmentationDataset):
         return label
 
     def digest(self, image_id: str) -> str:
-        """SHA-256 of the image file's bytes."""
+        """SHA-256 of the image file's bytes, and of how it is turned."""
         return self._digests[image_id]
 
     def classes_present(self, image_id: str) -> frozenset[int]:
@@ -99,9 +98,8 @@ class FolderDataset(SegmentationDataset):
         path = self._images[stem]
         if stem not in self._labels:
             raise UserError(f"{path} has no label: {labels / (stem + '.png')} does not exist")
-        content = path.read_bytes()
-        self._digests[stem] = hashlib.sha256(content).hexdigest()
         height, width = read_picture(path).shape[:2]
+        self._digests[stem] = picture_digest(path)
         values = _read_label(self._labels[stem])
         if values.shape != (height, width):
             raise UserError(
@@ -182,7 +180,7 @@ def _read_label(path: Path) -> NDArray[np.integer]:
     try:
         with Image.open(path) as picture:
             values = np.asarray(picture)
-    except (UnidentifiedImageError, OSError) as error:
+    except UNREADABLE as error:
         raise UserError(f"{path} is not a readable label PNG: {error}") from error
     if values.ndim != 2 or values.dtype == bool:
         raise UserError(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from ssprompt_core.errors import UserError
 
@@ -21,6 +22,15 @@ UNREADABLE = (
     Image.DecompressionBombError,
 )
 """What Pillow raises for files that are cut off, damaged, huge or no pictures."""
+
+
+def picture_digest(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes and, where it is turned when read, of that."""
+    content = path.read_bytes()
+    with Image.open(path) as picture:
+        orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    turned = b"" if orientation == 1 else f"turned {orientation}\n".encode()
+    return hashlib.sha256(turned + content).hexdigest()
 
 
 def read_picture(path: Path) -> NDArray[np.uint8]:

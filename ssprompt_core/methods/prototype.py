@@ -29,7 +29,8 @@ class Prototype(FewShotModel):
         num_classes: ``C``.
 
     Attributes:
-        prototypes: Unit vectors, float32 ``[C, D]``; zero for a class without a support pixel.
+        prototypes: Unit vectors, float32 ``[C, D]``; zero for a class without a support pixel,
+            whose similarity is then -1.
         mean: Of each channel, float32 ``[D]``.
         deviation: Of each channel, float32 ``[D]``.
     """
@@ -67,7 +68,10 @@ class Prototype(FewShotModel):
         """Cosine similarities in [-1, 1], ``[B, C, 4h, 4w]`` or ``[B, C, P, 4, 4]``."""
         standard_BDhw = (embeddings_BDhw - self.mean[:, None, None]) / self.deviation[:, None, None]
         unit_BDhw = F.normalize(standard_BDhw, dim=1)
-        return upscale_cells(F.conv2d(unit_BDhw, self.prototypes[:, :, None, None]), cells_P)
+        # a class without a support pixel has no direction: it must not win by being 0
+        bias_C = -(self.prototypes == 0).all(1).float()
+        cosine_BChw = F.conv2d(unit_BDhw, self.prototypes[:, :, None, None], bias_C)
+        return upscale_cells(cosine_BChw, cells_P)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """None: nothing is trained."""

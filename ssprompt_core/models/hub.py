@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 
 from ssprompt_core.errors import UserError
+from ssprompt_core.hub_files import reading, refuse_broken, refuse_incomplete
 from ssprompt_core.models.hub_sam import HubSam, HubSam2, HubSamHq
 from ssprompt_core.models.segmenter import Segmenter
 
@@ -23,11 +23,6 @@ _KINDS: dict[str, tuple[str, type[HubSam]]] = {
     "sam3_video": ("Sam3TrackerModel", HubSam2),
 }
 """``model_type`` of a config.json -> class of `transformers`, segmenter over it."""
-
-# what transformers raises for files that are cut off, of another kind or of another shape
-_UNREADABLE = (
-    OSError, ValueError, KeyError, RuntimeError, AttributeError, TypeError, SafetensorError,
-)  # fmt: skip
 
 
 def build_hub_segmenter(folder: Path | None) -> Segmenter:
@@ -84,7 +79,7 @@ def _load(folder: Path, class_name: str) -> tuple[Any, Any]:
             "model.name is 'transformers', but the package is not installed; run: pip install "
             "'ssprompt[text]'"
         ) from error
-    try:
+    with reading(folder, class_name):
         model, report = getattr(transformers, class_name).from_pretrained(
             folder, local_files_only=True, use_safetensors=True, dtype=torch.float32,
             output_loading_info=True, trust_remote_code=False,
@@ -92,12 +87,7 @@ def _load(folder: Path, class_name: str) -> tuple[Any, Any]:
         processor = transformers.AutoImageProcessor.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
-    except _UNREADABLE as error:
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{folder} cannot be read as a {class_name}: {first_line}") from error
-    # transformers fills weights that a file lacks with random numbers
-    if missing := sorted(report["missing_keys"]):
-        raise UserError(f"{folder} has no '{missing[0]}', so it is not a whole {class_name}")
+    refuse_incomplete(folder, class_name, report["missing_keys"])
     return model, processor
 
 
@@ -109,6 +99,4 @@ def _check(folder: Path, segmenter: HubSam) -> None:
         raise UserError(
             f"{folder} prepares images of shape {found}, but its model takes {(3, side, side)}"
         )
-    for key, value in segmenter.state_dict().items():
-        if not torch.isfinite(value).all():
-            raise UserError(f"{folder} has values in '{key}' that are not finite numbers")
+    refuse_broken(folder, segmenter.state_dict())

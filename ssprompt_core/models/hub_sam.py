@@ -14,6 +14,8 @@ tokens, D channels of a token, S cells, M masks of a sequence, E channels of a f
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,19 @@ from ssprompt_core.models.framing import (
     upscale_padded,
 )
 from ssprompt_core.models.segmenter import Segmenter
+
+_VOLATILE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
+"""Keys of a configuration that say where and by what it was written."""
+
+
+def _lasting(text: str) -> dict[str, Any]:
+    """A configuration without its volatile keys, at any depth."""
+
+    def kept(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {key: value for key, value in pairs if key not in _VOLATILE}
+
+    found: dict[str, Any] = json.loads(text, object_pairs_hook=kept)
+    return found
 
 
 class HubSam(Segmenter):
@@ -56,14 +71,12 @@ class HubSam(Segmenter):
 
     def preprocessing(self) -> dict[str, Any]:
         """Constants of the preprocessing, for the fingerprint."""
-        processor = self._processor
+        config = _lasting(self.model.config.to_json_string(use_diff=False))
         return {
-            "processor": type(processor).__name__,
-            "size": dict(processor.size),
-            "resample": int(processor.resample),
-            "rescale_factor": processor.rescale_factor,
-            "image_mean": list(processor.image_mean),
-            "image_std": list(processor.image_std),
+            "processor": type(self._processor).__name__,
+            **_lasting(self._processor.to_json_string()),
+            # what an embedding depends on besides weights, such as windows and activations
+            "config": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest(),
         }
 
     def preprocess(self, image: NDArray[np.uint8]) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ssprompt_core.errors import UserError
+from ssprompt_core.hub_files import reading, refuse_broken, refuse_incomplete
 from ssprompt_core.text.encoder import TextEncoder, refuse_empty
 from ssprompt_core.text.folders import folder_fingerprint, missing_package, pooling_file
 
@@ -44,14 +45,20 @@ class TransformersTextEncoder(TextEncoder):
             raise missing_package(self.name) from error
         disable_progress_bar()  # a bar of a fraction of a second, in every worker
         local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-        try:
+        with reading(folder, "text encoder"):
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, **local)
-            self.model: Any = AutoModel.from_pretrained(
-                folder, use_safetensors=True, dtype=torch.float32, **local
+            self.model: Any
+            self.model, report = AutoModel.from_pretrained(
+                folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **local
             )
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            first_line = str(error).strip().splitlines()[0]
-            raise UserError(f"{folder} cannot be read as a text encoder: {first_line}") from error
+            # a pooler is made for classification and plays no part here
+            missing = [key for key in report["missing_keys"] if "pooler." not in key]
+            refuse_incomplete(folder, "text encoder", missing)
+            refuse_broken(folder, self.model.state_dict())
+            self._describe(folder)
+
+    def _describe(self, folder: Path) -> None:
+        """Find out how the model tokenises, pools and how long its texts may be."""
         self.model.eval().requires_grad_(False)
         self._tokenizer.padding_side = "right"
         self._joint_space = hasattr(self.model, "get_text_features")

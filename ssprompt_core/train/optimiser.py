@@ -86,6 +86,9 @@ class Optimiser:
         """Forget gradients; they become zeros, since a rank may have no share of a batch."""
         for parameter in self._named.values():
             parameter.grad = torch.zeros_like(parameter)
+            device = parameter.device
+        # the scaler steps only after it scaled something, which such a rank would not
+        self._scaler.scale(torch.zeros((), device=device))
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a share of the batch's loss."""

@@ -94,7 +94,7 @@ def test_another_segmenter_says_that_there_is_no_attention(monkeypatch) -> None:
     segmenter = tiny_segmenter()
     inputs = random_inputs(segmenter)
     monkeypatch.setattr("ssprompt_core.analysis.attention.SamSegmenter", type("Other", (), {}))
-    with pytest.raises(AttentionUnavailableError, match="'tiny' does not have"):
+    with pytest.raises(AttentionUnavailableError, match="only; this one is 'tiny'"):
         spatial_attention(segmenter, *inputs)
 
 

@@ -349,6 +349,14 @@ def test_a_state_before_the_first_step_has_no_moments_and_can_be_resumed() -> No
     assert again.step_count == 1
 
 
+def test_a_rank_without_a_share_of_the_batch_can_step_with_a_scaler() -> None:
+    model, _ = _parts()
+    optimiser = Optimiser(model, total_steps=3, seed=0, warm_up=0.0, shape="cosine", scaled=True)
+    optimiser.zero_grad()
+    optimiser.step()
+    assert optimiser.step_count == 1
+
+
 def test_a_checkpoint_of_another_method_or_a_damaged_one_is_named(tmp_path: Path) -> None:
     states: list[TrainState] = []
     model, data = _parts("spa")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from ssprompt_core.data.dataset import IGNORE
 from ssprompt_core.data.folder import FolderDataset
+from ssprompt_core.data.pictures import picture_digest
 from ssprompt_core.errors import UserError
 
 CAMVID = Path(__file__).parents[3] / "shared" / "data" / "camvid_mini"
@@ -50,6 +52,32 @@ def test_an_image_is_turned_as_its_camera_noted(tmp_path: Path) -> None:
     Image.fromarray(np.rot90(upright)).save(images / "frame0.png", exif=exif)
     image = FolderDataset(images, labels, NAMES).image("frame0")
     assert np.array_equal(image, upright)
+
+
+def test_a_turned_image_has_another_digest_than_its_bytes_alone(tmp_path: Path) -> None:
+    pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    digests = set()
+    for orientation in (None, 1, 3):
+        path = tmp_path / f"{orientation}.png"
+        exif = Image.Exif()
+        if orientation:
+            exif[0x0112] = orientation
+        Image.fromarray(pixels).save(path, exif=exif)
+        plain = hashlib.sha256(path.read_bytes()).hexdigest()
+        assert (picture_digest(path) == plain) == (orientation != 3)
+        digests.add(picture_digest(path))
+    assert len(digests) == 3
+
+
+def test_a_damaged_label_is_named(tmp_path: Path) -> None:
+    images, labels = write_folder(tmp_path)
+    path = labels / "frame0.png"
+    content = bytearray(path.read_bytes())
+    at = content.index(b"IDAT")
+    content[at : at + 4] = b"\x00\x00\x00\x00"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"frame0\.png is not a readable label"):
+        FolderDataset(images, labels, NAMES)
 
 
 def test_named_test_split(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from tiny_sam import DIM, coloured_data, small_class_texts, tiny_sam
@@ -170,3 +171,11 @@ def test_cells_of_the_logits_are_those_of_the_whole(method: str, lab: Lab) -> No
 def test_an_unknown_method_is_told_the_nearest(lab: Lab) -> None:
     with pytest.raises(UserError, match="'ssprmpt' is not a method.*did you mean 'ssprompt'"):
         lab.build("ssprmpt")
+
+
+def test_a_class_without_a_support_pixel_is_never_the_nearest_prototype(lab: Lab) -> None:
+    model = lab.build("prototype")
+    labels = [np.where(label == 1, 255, label).astype(np.uint8) for label in lab.data.labels]
+    fit(model, replace(lab.data, labels=labels), SHORT)
+    assert not model.prototypes[1].any()
+    assert not (lab.logits(model).argmax(1) == 1).any()

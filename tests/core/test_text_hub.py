@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from contracts import TextEncoderContract
+from safetensors.torch import load_file, save_file
 
 from ssprompt_core.errors import UserError
 from ssprompt_core.text.hub import TransformersTextEncoder
@@ -233,6 +234,27 @@ def test_pickled_weights_are_refused(tmp_path: Path) -> None:
     folder = write_tiny_bert(tmp_path)
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(UserError, match="pickled weights are not read"):
+        TransformersTextEncoder(folder)
+
+
+@pytest.mark.parametrize("damage", ["missing", "not finite", "cut off", "pooling"])
+def test_a_folder_that_is_not_whole_is_one_sentence(tmp_path: Path, damage: str) -> None:
+    folder = write_tiny_bert(tmp_path)
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    if damage == "missing":
+        weights = {k: v for k, v in weights.items() if "layer.0.attention.self.query" not in k}
+        save_file(weights, path, {"format": "pt"})
+    elif damage == "not finite":
+        next(iter(weights.values())).view(-1)[0] = torch.nan
+        save_file(weights, path, {"format": "pt"})
+    elif damage == "cut off":
+        path.write_bytes(path.read_bytes()[:-1000])
+    else:
+        (folder / "1_Pooling").mkdir(exist_ok=True)
+        (folder / "1_Pooling" / "config.json").write_text("{")
+    parts = {"missing": "has no '.*query", "not finite": "not finite numbers"}
+    with pytest.raises(UserError, match=parts.get(damage, "cannot be read as a text encoder")):
         TransformersTextEncoder(folder)
 
 

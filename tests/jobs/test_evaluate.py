@@ -322,3 +322,19 @@ def test_help_teaches_the_job(job: ModuleType, capsys: pytest.CaptureFixture[str
     taught = capsys.readouterr().out
     for part in ("matched by name", "--split", "data.key=value"):
         assert part in taught
+
+
+def test_an_output_that_cannot_be_written_is_told_before_the_scoring(
+    job: ModuleType,
+    files: list[str],
+    data: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "file").write_text("")
+    for output, part in ((tmp_path, "is a folder"), (tmp_path / "file" / "x.json", "not a folder")):
+        words = ["--prompts", *files, *data, "--output", str(output), "--overwrite"]
+        assert job.main(words) == 2
+        told = capsys.readouterr()
+        assert part in told.err
+        assert "scoring" not in told.out

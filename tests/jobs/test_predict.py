@@ -180,6 +180,37 @@ def test_other_prompts_and_foreign_files_are_not_written_over(
     assert not np.array_equal(mask(output, "frame03"), first)
 
 
+def test_what_other_prompts_or_images_made_is_never_passed_off_as_the_present_ones(
+    job: ModuleType,
+    prompts: Path,
+    images: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = tmp_path / "out"
+    assert job.main(words(prompts, images, output, "--overlays", "--coco")) == 0
+    other = write_prompts(tmp_path / "other.safetensors", seed=1)
+    assert job.main(words(other, images, output, "--overwrite", "--limit", "2")) == 0
+    assert len(list((output / "masks").iterdir())) == 2
+    assert not list((output / "overlays").iterdir())
+    assert not (output / "coco.json").exists()
+
+    night = tmp_path / "night"
+    images.rename(night)
+    capsys.readouterr()
+    assert job.main(words(other, night, output)) == 2
+    assert f"predictions of other images ({images})" in capsys.readouterr().err
+
+
+def test_coco_lists_every_image_with_a_mask_whatever_the_limit(
+    job: ModuleType, prompts: Path, images: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    assert job.main(words(prompts, images, output)) == 0
+    assert job.main(words(prompts, images, output, "--coco", "--limit", "1")) == 0
+    assert len(json.loads((output / "coco.json").read_text())["images"]) == COUNT
+
+
 def test_coco_masks_decode_to_the_class_maps(
     job: ModuleType, prompts: Path, images: Path, tmp_path: Path
 ) -> None:

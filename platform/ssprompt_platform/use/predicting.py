@@ -111,16 +111,19 @@ def predict_folder(options: PredictOptions, progress: Progress) -> PredictReport
     prompts = load_prompts(options.prompts)
     if options.limit is not None and options.limit < 1:
         raise UserError(f"--limit is {options.limit}, but must be at least 1")
-    images = files_by_stem(options.images, "--images", IMAGE_SUFFIXES)
-    images = dict(list(images.items())[: options.limit])
+    everything = files_by_stem(options.images, "--images", IMAGE_SUFFIXES)
+    images = dict(list(everything.items())[: options.limit])
     folder, device = _Folder(options.output), resolve_device(options.device)
-    record = _record(prompts)
-    _check_output(folder, record, images, overwrite=options.overwrite)
+    record = _record(prompts, options.images)
+    stale = _check_output(folder, record, images, overwrite=options.overwrite)
     with progress.timed("load model"):
         segmenter = segmenter_of(prompts, options.checkpoint).to(device)
         batch_size = resolve_batch(options.batch_size, segmenter)
         model = prompts.model(segmenter)
     try:
+        # before the new record: a run that is broken off must not pass old masks off as its own
+        for path in stale:
+            path.unlink(missing_ok=True)
         write_json(folder.record, record)
     except OSError as error:
         raise UserError(f"--output is '{folder.path}', which cannot be written: {error}") from error
@@ -141,13 +144,15 @@ def predict_folder(options: PredictOptions, progress: Progress) -> PredictReport
     if options.overlays:
         _write_overlays(done, folder, prompts, progress, overwrite=options.overwrite)
     if options.coco:
-        _write_coco(done, folder, record["classes"], progress)
+        masked = {stem: path for stem, path in everything.items() if folder.mask(stem).is_file()}
+        _write_coco(masked, folder, record["classes"], progress)
     return report
 
 
-def _record(prompts: SavedPrompts) -> dict[str, Any]:
+def _record(prompts: SavedPrompts, images: Path) -> dict[str, Any]:
     info = prompts.info
     return {
+        "images": str(images.resolve()),
         "prompts": {"file": prompts.path.name, "sha256": prompts.checksum},
         "method": info.method,
         "segmenter": {
@@ -160,35 +165,45 @@ def _record(prompts: SavedPrompts) -> dict[str, Any]:
 
 def _check_output(
     folder: _Folder, record: Mapping[str, Any], images: Mapping[str, Path], *, overwrite: bool
-) -> None:
-    """Refuse to mix predictions of several prompts, or to write over files of another origin."""
+) -> list[Path]:
+    """Refuse to mix predictions of several prompts, or to write over files of another origin.
+
+    Returns:
+        With ``overwrite`` the files of another origin, which must go.
+    """
     if folder.path.exists() and not folder.path.is_dir():
         raise UserError(f"--output is '{folder.path}', which is not a folder")
-    if overwrite:
-        return
-    if folder.record.is_file():
-        try:
-            before = read_json(folder.record)["prompts"]
-            same, name = before["sha256"] == record["prompts"]["sha256"], before["file"]
-        except (ValueError, LookupError, TypeError) as error:
-            raise UserError(
-                f"{folder.record} is damaged; choose another --output or give --overwrite"
-            ) from error
-        if not same:
-            raise UserError(
-                f"--output is '{folder.path}', which holds predictions of other prompts ({name}); "
-                "choose another folder or give --overwrite"
-            )
-        return
     targets = [folder.coco]
     for stem in images:
         targets += [folder.mask(stem), folder.overlay(stem)]
-    for path in targets:
-        if path.exists():
-            raise UserError(
-                f"{path} exists, but was not made by this job; choose another --output or give "
-                "--overwrite"
-            )
+    if not folder.record.is_file():
+        for path in targets:
+            if path.exists() and not overwrite:
+                raise UserError(
+                    f"{path} exists, but was not made by this job; choose another --output or give "
+                    "--overwrite"
+                )
+        return targets
+    other = _other_origin(folder, record)
+    if other and not overwrite:
+        raise UserError(f"{other}; choose another --output or give --overwrite")
+    return [folder.coco, *folder.path.glob("masks/*.png"), *folder.path.glob("overlays/*.png")] * (
+        other is not None
+    )
+
+
+def _other_origin(folder: _Folder, record: Mapping[str, Any]) -> str | None:
+    """Say what the folder holds, where that is not what this run would make."""
+    try:
+        before = read_json(folder.record)
+        prompts, images = before["prompts"], before["images"]
+        same, name = prompts["sha256"] == record["prompts"]["sha256"], prompts["file"]
+    except (ValueError, LookupError, TypeError):
+        return f"{folder.record} is damaged"
+    held = f"--output is '{folder.path}', which holds predictions of other"
+    if not same:
+        return f"{held} prompts ({name})"
+    return None if images == record["images"] else f"{held} images ({images})"
 
 
 @dataclass(frozen=True)
@@ -251,12 +266,13 @@ def _write_overlays(
     waiting = [stem for stem in done if overwrite or not folder.overlay(stem).is_file()]
     with progress.phase("overlays", len(waiting)) as advance:
         for stem in waiting:
-            write_overlay(
-                folder.overlay(stem),
-                read_picture(done[stem]),
-                read_mask(folder.mask(stem)),
-                prompts.info.class_names,
-            )
+            picture_HW3, mask_HW = read_picture(done[stem]), read_mask(folder.mask(stem))
+            if picture_HW3.shape[:2] != mask_HW.shape:
+                raise UserError(
+                    f"{folder.mask(stem)} is not of the size of {done[stem]}, which has changed "
+                    "since; give --overwrite"
+                )
+            write_overlay(folder.overlay(stem), picture_HW3, mask_HW, prompts.info.class_names)
             advance(1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -68,6 +69,8 @@ def evaluate_prompts(options: TransferOptions, studies: Path, progress: Progress
     """
     if options.output and options.output.exists() and not options.overwrite:
         raise UserError(f"--output is {options.output}, which exists; give --overwrite or another")
+    if options.output:
+        _check_writable(options.output)
     files = [load_prompts(path) for path in options.prompts]
     config = load_config(_checked(options.words), studies)
     with progress.timed("read data"):
@@ -118,6 +121,17 @@ def evaluate_prompts(options: TransferOptions, studies: Path, progress: Progress
     if options.output:
         write_json(options.output, result)
     return result
+
+
+def _check_writable(path: Path) -> None:
+    """Refuse what cannot be written before the scoring, which may take hours."""
+    if path.is_dir():
+        raise UserError(f"--output is '{path}', which is a folder; name a file")
+    above = path.absolute().parent
+    while not above.exists():
+        above = above.parent
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise UserError(f"--output is '{path}', but {above} is not a folder to write into")
 
 
 def class_order(prompts: SavedPrompts, dataset: SegmentationDataset) -> NDArray[np.uint8]:
