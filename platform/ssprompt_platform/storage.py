@@ -56,6 +56,26 @@ class StudyFolder:
         return self.path / "optuna.db"
 
     @property
+    def trials(self) -> Path:
+        """Progress of search trials: a folder each, named by the trial's key."""
+        return self.path / "trials"
+
+    @property
+    def spent(self) -> Path:
+        """What the search has used of its budget so far."""
+        return self.path / "spent.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that runs the study."""
+        return self.path / ".lock"
+
+    @property
+    def report(self) -> Path:
+        """The page, its figures and its tables."""
+        return self.path / "report"
+
+    @property
     def tune(self) -> Path:
         """Ray Tune's and Ray Train's own files: checkpoints and logs."""
         return self.path / "ray"

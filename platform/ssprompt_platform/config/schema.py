@@ -32,11 +32,25 @@ class StudyConfig:
     shots: list[int] = _option([1, 4, 16], "values of K: labelled images per class")
     draws: int = _option(5, "support draws per K that the final score is over", low=1)
     seed: int = _option(0, "seed of draws, fits and search", low=0)
+    mode: str = _option(
+        "per_shot",
+        "one search per method and K, or one per method in which K is searched too (maximise "
+        "mIoU, minimise labelled images)",
+        choices=("per_shot", "pareto"),
+    )
     selection: str = _option(
         "extra_shots",
-        "what hyperparameters are chosen on: min(K, 4) more labelled images per class, or the "
-        "data set's whole validation split",
-        choices=("extra_shots", "validation"),
+        "what hyperparameters are chosen on: min(K, 4) more labelled images per class; cv: folds "
+        "inside the K shots; holdout: the data set's whole validation split, and tables say so",
+        choices=("extra_shots", "cv", "holdout"),
+    )
+    folds: int = _option(
+        5, "cv: folds of the support images; where there are fewer images, each is a fold", low=2
+    )
+    resume: str = _option(
+        "auto",
+        "auto: continue this study where it was begun; never: begin anew; must: only continue",
+        choices=("auto", "never", "must"),
     )
     dry_run: bool = _option(False, "print the resolved study and run nothing")
 
@@ -84,12 +98,19 @@ class ModelConfig:
 
 @dataclass
 class Dimension:
-    """Where a hyperparameter is searched: ``choices``, or ``low`` to ``high``."""
+    """Where a hyperparameter is searched: ``choices``, or ``low`` to ``high``.
+
+    ``points`` values of a range are what a grid takes; with ``when`` a hyperparameter is searched
+    only where another one of the space has one of the named values (as in
+    ``when: {embedding_init: [normal]}``), and has its default elsewhere.
+    """
 
     low: float | None = None
     high: float | None = None
     log: bool = False
     choices: list[Any] | None = None
+    points: int = 4
+    when: dict[str, Any] | None = None
 
 
 def _between(low: float, high: float, meaning: str) -> Any:
@@ -103,6 +124,10 @@ def _one_of(choices: list[Any], meaning: str) -> Any:
     return field(
         default_factory=lambda: Dimension(choices=list(choices)), metadata={"meaning": meaning}
     )
+
+
+def _unsearched(meaning: str) -> Any:
+    return field(default=None, metadata={"meaning": f"{meaning}; empty: as in train"})
 
 
 @dataclass
@@ -133,6 +158,46 @@ class SpaceConfig:
         "one decoder pass a class (the reference), or one for all classes (fast): per_class, "
         "one_pass",
     )
+    epochs: Dimension | None = _unsearched("epochs of a fit")
+    ce_weight: Dimension | None = _unsearched("weight of the cross-entropy")
+    dice_weight: Dimension | None = _unsearched("weight of dice")
+    focal_weight: Dimension | None = _unsearched("weight of the focal loss")
+    class_balance: Dimension | None = _unsearched("balance of the classes in the loss, 0 to 1")
+
+
+@dataclass
+class PruningConfig:
+    """Ends trials early that others have beaten; they are told as pruned."""
+
+    over: str = _option(
+        "none",
+        "epochs: asynchronous successive halving within the first fit of a trial; draws: racing, "
+        "a paired test against the best trial after each support draw",
+        choices=("none", "epochs", "draws"),
+    )
+    first_epoch: int = _option(2, "epochs: the first rung", low=1)
+    factor: int = _option(
+        3, "epochs: each rung is so many times the last; the best 1 in so many go on", low=2
+    )
+    p: float = _option(
+        0.1, "draws: a trial ends where a one-sided paired t-test says with this p that it is worse"
+    )
+
+
+@dataclass
+class BudgetConfig:
+    """Ends the search, whichever comes first; what runs is finished and the final fits follow."""
+
+    minutes: float = _option(
+        0.0, "minutes of the search, over all parts of a study; 0: no end", low=0
+    )
+    gpu_hours: float = _option(0.0, "hours of GPUs in search trials; 0: no end", low=0)
+    min_gain: float = _option(
+        0.0,
+        "a search of a method and K ends where no more than this is expected to be gained, in "
+        "mIoU; 0: never",
+        low=0,
+    )
 
 
 @dataclass
@@ -140,13 +205,39 @@ class SearchConfig:
     """How hyperparameters are searched, per method and K."""
 
     trials: int = _option(
-        4, "trials per method and K; the first is the default setting; 0: no search", low=0
+        4,
+        "trials per method and K (pareto: per method); the first is the default setting; "
+        "0: no search",
+        low=0,
     )
     draws: int = _option(1, "support draws that a trial is scored on", low=1)
     epochs: int = _option(0, "epochs of a trial's fit; 0: train.epochs", low=0)
-    sampler: str = _option("tpe", "how Optuna proposes", choices=("tpe", "random"))
+    sampler: str = _option(
+        "tpe",
+        "how settings are proposed",
+        choices=("tpe", "gp", "nsga2", "random", "grid", "sobol"),
+    )
+    startup_trials: int = _option(
+        4, "tpe, gp: trials of a method and K before the first that learns from others", low=1
+    )
+    together: int = _option(
+        1,
+        "trials of one method and K proposed and run at once; more use a large cluster better, "
+        "but each learns from fewer",
+        low=1,
+    )
+    warm_start: bool = _option(
+        False, "try the best setting of a K at the next K (which then waits for it)"
+    )
+    enqueue: list[dict[str, Any]] = _option(
+        [],
+        "settings to try first, as in [{lr_embedding: 0.2, method: spa, shots: 4}]; without "
+        "method or shots: for all",
+    )
     max_concurrent: int = _option(0, "trials at once; 0: as many as the cluster holds", low=0)
     space: SpaceConfig = field(default_factory=SpaceConfig)
+    pruning: PruningConfig = field(default_factory=PruningConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
 
 
 @dataclass
