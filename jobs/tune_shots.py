@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from ssprompt_core.errors import UserError
+from ssprompt_platform.config import load_config
 from ssprompt_platform.config.help import help_text
+from ssprompt_platform.explain import explain
+from ssprompt_platform.failures import IncompleteStudyError, StoppedStudyError
+from ssprompt_platform.prepare import prepare
+from ssprompt_platform.storage import in_ray_job
 from ssprompt_platform.study import run_study
 
 STUDIES = Path(__file__).resolve().parent / "studies"
+EXPLAIN = "--explain"
 
 
 def main(arguments: list[str]) -> int:
@@ -20,14 +29,39 @@ def main(arguments: list[str]) -> int:
         print(help_text())
         return 0
     try:
-        run_study(arguments, STUDIES, Console())
+        if EXPLAIN in arguments:
+            words = [word for word in arguments if word != EXPLAIN]
+            # as a dry run, which writes nothing
+            prepared = prepare(load_config([*words, "study.dry_run=true"], STUDIES))
+            print("\n".join(explain(prepared)))
+        else:
+            run_study(arguments, STUDIES, Console())
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except IncompleteStudyError as error:
+        print(f"incomplete: {error}", file=sys.stderr)
+        return 1
+    except StoppedStudyError as stop:
+        command = command_to_continue(arguments, stop.words)
+        print(f"stopped; this continues the study:\n  {command}", file=sys.stderr)
+        return stop.exit_code
     except KeyboardInterrupt:
-        print("stopped; give the same study.id to continue", file=sys.stderr)
+        print("stopped before the study began", file=sys.stderr)
         return 130
     return 0
+
+
+def command_to_continue(arguments: Sequence[str], words: Sequence[str]) -> str:
+    """The command line that was given, with other words for the same keys."""
+    typed = sys.orig_argv[: len(sys.orig_argv) - len(arguments)]
+    if not typed or Path(typed[-1]).name != Path(__file__).name:
+        # called by another program
+        typed = ["python", os.path.relpath(__file__)]
+    replaced = ("study.id=", "study.resume=")
+    kept = [word for word in arguments if not word.startswith(replaced)]
+    submit = ["ray", "job", "submit", "--working-dir", ".", "--"] if in_ray_job() else []
+    return shlex.join([*submit, *typed, *kept, *words])
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ssprompt_core.data.dataset import SegmentationDataset
-from ssprompt_core.methods import FewShotModel, MethodSettings, build_model
+from ssprompt_core.methods import FewShotModel, build_model
 from ssprompt_core.text.classes import ClassTexts
 from ssprompt_core.train.fit import FitResult, FitSettings, LabelledEmbeddings, Report, fit
 from ssprompt_core.train.state import TrainState
@@ -15,6 +15,7 @@ from ssprompt_platform.cluster import Resources
 from ssprompt_platform.config.schema import TrainConfig
 from ssprompt_platform.embeddings import EmbeddingStore
 from ssprompt_platform.plan import Group
+from ssprompt_platform.search.space import method_settings
 from ssprompt_platform.sources import SegmenterSource
 
 
@@ -61,7 +62,7 @@ class Bench:
         segmenter = self.source.build().to(self.resources.device)
         return build_model(
             group.method,
-            MethodSettings(**hyperparameters),
+            method_settings(hyperparameters),
             segmenter,
             self.texts,
             seed=seed,
@@ -72,14 +73,20 @@ class Bench:
         model: FewShotModel,
         support_ids: Sequence[str],
         *,
+        overrides: Mapping[str, Any],
         epochs: int,
         seed: int,
         checkpoint_every: int,
         report: Report,
         get_checkpoint: Callable[[], TrainState | None],
     ) -> FitResult:
-        """Train a model on its support images."""
-        settings = fit_settings(self.train, self.resources.device, epochs, seed)
+        """Train a model on its support images.
+
+        ``overrides`` are hyperparameters in place of values of the ``train`` group, and of
+        ``epochs``.
+        """
+        train = replace(self.train, **{"epochs": epochs, **overrides})
+        settings = fit_settings(train, self.resources.device, train.epochs, seed)
         return fit(
             model,
             self.labelled(support_ids),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,21 +16,54 @@ import ray
 import ray.train
 import torch
 from ray.train.torch import TorchTrainer
-from safetensors.numpy import load_file, save_file
 
-from ssprompt_core.methods import METHODS
+from ssprompt_core.methods import METHODS, FewShotModel
 from ssprompt_core.methods.saved import save_prompts
 from ssprompt_core.train.fit import FitResult
+from ssprompt_core.train.state import TrainState
+from ssprompt_platform import checkpoints
 from ssprompt_platform.bench import Bench
+from ssprompt_platform.causes import DivergedError, cause_of
 from ssprompt_platform.cluster import limit_threads
+from ssprompt_platform.fit_files import (
+    Best,
+    fail,
+    forget_outdated,
+    load_shown,
+    prompts_path,
+    read_failed,
+    read_fits,
+    record_path,
+    running_path,
+    save_shown,
+    settled,
+    unfinished,
+)
 from ssprompt_platform.fit_info import describe_fit
-from ssprompt_platform.plan import FitKey, Group, StudyPlan, derive_seed
+from ssprompt_platform.fit_queue import FitQueue, LostWorkers
+from ssprompt_platform.fits_view import FitsView
+from ssprompt_platform.plan import FitKey, StudyPlan, derive_seed
 from ssprompt_platform.progress import Progress
-from ssprompt_platform.scoring import predictions, score, worst_images
-from ssprompt_platform.storage import StudyFolder, read_json, write_json, write_whole
+from ssprompt_platform.scoring import score_test
+from ssprompt_platform.search.space import fit_overrides
+from ssprompt_platform.storage import StudyFolder, write_json
+
+__all__ = [
+    "WORST",
+    "FinalBench",
+    "load_shown",
+    "prompts_path",
+    "read_failed",
+    "read_fits",
+    "record_path",
+    "run_final_fits",
+    "run_fit",
+    "try_fit",
+    "unfinished",
+]
 
 WORST = 4
-"""Test images of lowest score whose predictions are kept, beside those pictured for all methods."""
+"""Test images of lowest score that are kept for pictures, beside those pictured for all methods."""
 _POLL_SECONDS = 0.2
 
 
@@ -38,64 +72,51 @@ class FinalBench:
     """What the workers of the final run need.
 
     Attributes:
-        bench: Data with test labels, embeddings and model.
+        bench: Data, embeddings and model.
         plan: Fits, support draws and test images.
         best: Chosen hyperparameters of every group.
         seed: Seed of the study.
-        fits: Folder of finished fits.
+        fits: Folder of the fits' files.
         pictured: Test images whose predictions are kept for pictures.
     """
 
     bench: Bench
     plan: StudyPlan
-    best: Mapping[Group, Mapping[str, Any]]
+    best: Best
     seed: int
     fits: Path
     pictured: tuple[str, ...]
 
-
-def record_path(fits: Path, key: FitKey) -> Path:
-    """The JSON of a fit; it exists if and only if the fit is finished."""
-    return fits / f"{key.name}.json"
-
-
-def prompts_path(fits: Path, key: FitKey) -> Path:
-    """The learned prompts of a fit (safetensors)."""
-    return fits / f"{key.name}.safetensors"
-
-
-def predictions_path(fits: Path, key: FitKey) -> Path:
-    """Predicted class maps of some images (safetensors): the pictured ones and the fit's worst."""
-    return fits / "predictions" / f"{key.name}.safetensors"
-
-
-def load_predictions(fits: Path, key: FitKey) -> dict[str, np.ndarray]:
-    """Predicted class maps by image id, uint8 ``[H, W]``."""
-    maps: dict[str, np.ndarray] = load_file(predictions_path(fits, key))
-    return maps
-
-
-def unfinished(plan: StudyPlan, fits: Path) -> list[FitKey]:
-    """Fits without a result, the costly ones (many shots) first: no worker ends late and alone."""
-    left = [key for key in plan.fits if not record_path(fits, key).is_file()]
-    return sorted(left, key=lambda key: -key.shots)
+    def shows(self, key: FitKey) -> bool:
+        """Whether pictures show this fit: draw 0 at the largest K, or a method without a K."""
+        largest = max(group.shots for group in self.plan.groups)
+        return key.draw == 0 and (key.shots == largest or not METHODS[key.method].uses_support)
 
 
 def run_final_fits(tools: FinalBench, folder: StudyFolder, progress: Progress) -> int:
-    """Do every unfinished fit; needs a connected Ray. Returns how many were done."""
-    left = unfinished(tools.plan, folder.fits)
-    with progress.phase("final fits", len(left)) as advance:
+    """Do every unfinished fit; needs a connected Ray.
+
+    A fit that fails is recorded with its cause and does not stop the others.
+
+    Returns:
+        How many were taken on.
+    """
+    left = unfinished(tools.plan, tools.fits, tools.best)
+    with progress.timed("final fits"), FitsView(progress.console, tools.plan.fits) as view:
+        for records in (read_fits, read_failed):
+            for key, record in records(tools.plan, tools.fits).items():
+                if key not in left:
+                    view.known(key, record)
         if not left:
             return 0
-        folder.fits.mkdir(parents=True, exist_ok=True)
+        tools.fits.mkdir(parents=True, exist_ok=True)
+        forget_outdated(tools.fits, left)
         resources = tools.bench.resources
         workers = min(resources.workers, len(left))
+        queue = ray.remote(num_cpus=0)(FitQueue).remote(left, tools.fits, tools.best)
         trainer = TorchTrainer(
             _final_worker,
-            train_loop_config={
-                "tools": ray.put(tools),
-                "queue": ray.remote(num_cpus=0)(_FitQueue).remote(left, tools.fits),
-            },
+            train_loop_config={"tools": ray.put(tools), "queue": queue},
             # every worker fits alone; the run exists to start them once and to replace them
             scaling_config=ray.train.ScalingConfig(
                 num_workers=workers,
@@ -105,15 +126,17 @@ def run_final_fits(tools: FinalBench, folder: StudyFolder, progress: Progress) -
             run_config=ray.train.RunConfig(
                 name="final",
                 storage_path=str(folder.tune),
-                failure_config=ray.train.FailureConfig(max_failures=2),
+                # the queue knows how often is too often: for a fit, and for the run
+                failure_config=ray.train.FailureConfig(max_failures=-1),
+                callbacks=[LostWorkers(queue)],
             ),
         )
-        _wait(trainer, left, tools.fits, advance)
+        _wait(trainer, left, tools, view)
     return len(left)
 
 
-def _wait(trainer: TorchTrainer, left: Sequence[FitKey], fits: Path, advance: Any) -> None:
-    """Run the trainer in a thread and count finished fits meanwhile.
+def _wait(trainer: TorchTrainer, left: Sequence[FitKey], tools: FinalBench, view: FitsView) -> None:
+    """Run the trainer in a thread and show what is settled meanwhile.
 
     In the main thread the trainer would install its own Ctrl-C handler, which ends with code 0.
     """
@@ -127,37 +150,18 @@ def _wait(trainer: TorchTrainer, left: Sequence[FitKey], fits: Path, advance: An
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    counted = 0
+    open_fits = list(left)
     while True:
         alive = thread.is_alive()
-        done = sum(record_path(fits, key).is_file() for key in left)
-        if done > counted:
-            advance(done - counted)
-            counted = done
+        for key in [key for key in open_fits if settled(tools.fits, key)]:
+            open_fits.remove(key)
+            view.settled(key, tools.fits)
         if not alive:
             break
+        view.tick()
         time.sleep(_POLL_SECONDS)
     if failure:
         raise failure[0]
-
-
-class _FitQueue:
-    """Hands out fits; a worker that asks again without a result gets the same fit again."""
-
-    def __init__(self, keys: Sequence[FitKey], fits: Path) -> None:
-        self._waiting, self._fits = list(keys), fits
-        self._held: dict[int, FitKey] = {}
-
-    def take(self, rank: int) -> FitKey | None:
-        """The next fit of a worker, or None when all are handed out."""
-        held = self._held.get(rank)
-        if held is not None and not record_path(self._fits, held).is_file():
-            return held  # the worker was lost and replaced
-        self._held.pop(rank, None)
-        if not self._waiting:
-            return None
-        self._held[rank] = self._waiting.pop(0)
-        return self._held[rank]
 
 
 def _final_worker(config: dict[str, Any]) -> None:
@@ -168,46 +172,55 @@ def _final_worker(config: dict[str, Any]) -> None:
         # the workers share the list, not the gradients: each fit is one worker's own
         torch.distributed.destroy_process_group()
     while (key := ray.get(config["queue"].take.remote(rank))) is not None:
+        try_fit(tools, key)
+
+
+def try_fit(tools: FinalBench, key: FitKey) -> None:
+    """Do a fit; one that raises is recorded as failed with its cause."""
+    try:
         run_fit(tools, key)
+        return
+    except Exception as error:  # noqa: BLE001  (whatever it is: kept and shown, the others go on)
+        cause = cause_of(error)
+    # the error is gone now, and with it the tensors that its traceback held
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    fail(tools.fits, key, tools.best[key.group], cause)
 
 
 def run_fit(tools: FinalBench, key: FitKey) -> None:
-    """Fit, score once on the test split and keep the result; the JSON comes last."""
+    """Fit, score once on the test split and keep the result; the JSON comes last.
+
+    Raises:
+        DivergedError: The loss became infinite or NaN.
+    """
     bench, plan = tools.bench, tools.plan
     seed = derive_seed(tools.seed, key.shots, key.draw)
     hyperparameters = tools.best[key.group]
-    model = bench.model(key.group, hyperparameters, seed)
-    history: list[dict[str, float | None]] = []
-    begun = time.monotonic()
     uses_support = METHODS[key.method].uses_support
-    fitted_as: FitResult | None = None
+    support_ids = plan.draws[key.draw].support[key.shots]
+    model = bench.model(key.group, hyperparameters, seed)
+    begun = _Begun.load(tools, key)
     if uses_support:
-        fitted_as = bench.fit(
-            model,
-            plan.draws[key.draw].support[key.shots],
-            epochs=bench.train.epochs,
-            seed=seed,
-            checkpoint_every=0,
-            report=lambda metrics, state: history.append(_finite(metrics)),
-            get_checkpoint=lambda: None,
-        )
-    fitted = time.monotonic()
-    result = score(bench, model, plan.test_ids)
-    scored = time.monotonic()
-    largest = max(group.shots for group in plan.groups)
-    if key.draw == 0 and (key.shots == largest or not uses_support):
-        worst = worst_images(plan.test_ids, result.image_miou, WORST)
-        maps = predictions(bench, model, list(dict.fromkeys([*tools.pictured, *worst])))
-        path = predictions_path(tools.fits, key)
-        write_whole(path, lambda temporary: save_file(maps, temporary))
+        fitted_as = _fit(tools, key, model, support_ids, seed, begun)
+    fitted = begun.seconds_so_far()
+    scoring = time.monotonic()
+    shows = tools.shows(key)
+    test = score_test(
+        bench, model, plan.test_ids, tools.pictured if shows else (), WORST if shows else 0
+    )
+    scored = time.monotonic() - scoring
+    if shows:
+        save_shown(tools.fits, key, test.shown)
     info = describe_fit(
         bench,
         key,
         seed=seed,
         hyperparameters=hyperparameters,
-        support_ids=plan.draws[key.draw].support[key.shots] if uses_support else (),
+        support_ids=support_ids if uses_support else (),
         test_ids=plan.test_ids,
-        result=result,
+        result=test.score,
     )
     save_prompts(prompts_path(tools.fits, key), model, info)
     write_json(
@@ -216,30 +229,91 @@ def run_fit(tools: FinalBench, key: FitKey) -> None:
             "method": key.method,
             "shots": key.shots,
             "draw": key.draw,
+            "status": "done",
             "seed": seed,
-            "miou": result.miou,
-            "iou": [None if np.isnan(value) else float(value) for value in result.iou],
-            "image_miou": [None if np.isnan(value) else value for value in result.image_miou],
+            "miou": test.score.miou,
+            "iou": _finite(test.score.iou),
+            "image_miou": _finite(test.score.image_miou),
             "hyperparameters": dict(hyperparameters),
             "trainable_parameters": model.trainable_parameters(),
-            "support_images": len(plan.draws[key.draw].support[key.shots]),
-            "history": history,
-            "best_epoch": fitted_as.best_epoch if fitted_as else None,
-            "stopped_early": fitted_as.stopped if fitted_as else None,
-            "seconds": {"fit": fitted - begun, "score": scored - fitted},
+            "support_images": len(support_ids),
+            "history": begun.history,
+            "best_epoch": fitted_as.best_epoch if uses_support else None,
+            "stopped_early": fitted_as.stopped if uses_support else None,
+            "seconds": {"fit": fitted, "score": scored},
         },
     )
+    checkpoints.clear(running_path(tools.fits, key))
 
 
-def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
-    """JSON has no NaN: a value of a diverged epoch becomes null."""
-    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+@dataclass
+class _Begun:
+    """A fit under way.
+
+    Attributes:
+        history: What each epoch reported.
+        state: What to go on from, or None.
+        before: Seconds of the parts before this one, up to the state.
+        since: When this part began, on the monotonic clock.
+    """
+
+    history: list[dict[str, float | None]]
+    state: TrainState | None
+    before: float
+    since: float
+
+    @classmethod
+    def load(cls, tools: FinalBench, key: FitKey) -> _Begun:
+        """What a worker before this one left of the fit, if it was of the same hyperparameters."""
+        found = checkpoints.load(running_path(tools.fits, key))
+        if found is None or found[0]["hyperparameters"] != dict(tools.best[key.group]):
+            return cls([], None, 0.0, time.monotonic())
+        progress, state = found
+        return cls(progress["history"], state, progress["seconds"], time.monotonic())
+
+    def seconds_so_far(self) -> float:
+        """Seconds of all parts; what a killed one did after its last checkpoint does not count."""
+        return self.before + time.monotonic() - self.since
 
 
-def read_fits(plan: StudyPlan, fits: Path) -> dict[FitKey, dict[str, Any]]:
-    """Records of all finished fits."""
-    return {
-        key: read_json(record_path(fits, key))
-        for key in plan.fits
-        if record_path(fits, key).is_file()
-    }
+def _fit(
+    tools: FinalBench,
+    key: FitKey,
+    model: FewShotModel,
+    support_ids: Sequence[str],
+    seed: int,
+    begun: _Begun,
+) -> FitResult:
+    """Train from the state on; history and state are kept at every checkpoint."""
+    bench, hyperparameters = tools.bench, tools.best[key.group]
+    place = running_path(tools.fits, key)
+
+    def report(metrics: dict[str, float], state: TrainState | None) -> None:
+        # JSON has no NaN: a value of a diverged epoch becomes null
+        begun.history.append({k: v if math.isfinite(v) else None for k, v in metrics.items()})
+        if state is not None:
+            progress = {
+                "hyperparameters": dict(hyperparameters),
+                "history": begun.history,
+                "seconds": begun.seconds_so_far(),
+            }
+            checkpoints.save(place, progress, state)
+
+    result = bench.fit(
+        model,
+        support_ids,
+        overrides=fit_overrides(hyperparameters),
+        epochs=bench.train.epochs,
+        seed=seed,
+        checkpoint_every=bench.train.checkpoint_every,
+        report=report,
+        get_checkpoint=lambda: begun.state,
+    )
+    if not math.isfinite(result.loss):
+        raise DivergedError(result.epochs, result.loss)
+    return result
+
+
+def _finite(values: Sequence[float] | np.ndarray) -> list[float | None]:
+    """JSON has no NaN, which marks a class or image without a score: it becomes null."""
+    return [None if np.isnan(value) else float(value) for value in values]

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from ssprompt_core.methods import METHODS, MethodSettings
+from ssprompt_core.methods import METHODS
 from ssprompt_core.methods.saved import PromptInfo
 from ssprompt_platform.bench import Bench
 from ssprompt_platform.plan import FitKey
 from ssprompt_platform.report.tables import versions
 from ssprompt_platform.scoring import Score
+from ssprompt_platform.search.space import method_settings
 
 
 def describe_fit(
@@ -36,7 +37,7 @@ def describe_fit(
         test_ids: Images scored.
         result: Their score.
     """
-    settings, dataset = MethodSettings(**hyperparameters), bench.dataset
+    settings, dataset = method_settings(hyperparameters), bench.dataset
     return PromptInfo(
         method=key.method,
         hyperparameters={n: getattr(settings, n) for n in METHODS[key.method].hyperparameters},

@@ -7,23 +7,18 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ssprompt_core.data.dataset import SegmentationDataset
 from ssprompt_core.models.official import check_official
 from ssprompt_core.text.classes import ClassTexts
 from ssprompt_platform.cluster import local_resources, resolve_resources
 from ssprompt_platform.config.schema import Config
 from ssprompt_platform.embeddings import EmbeddingStore
 from ssprompt_platform.encode import missing_images
-from ssprompt_platform.estimate import estimate
-from ssprompt_platform.identity import check_unchanged, identity, study_folder
+from ssprompt_platform.estimate import estimate, trial_count
+from ssprompt_platform.identity import check_resume, find_study, identity
 from ssprompt_platform.plan import StudyPlan, make_plan
-from ssprompt_platform.search.space import search_space
-from ssprompt_platform.sources import (
-    SegmenterSource,
-    build_dataset,
-    embed_class_names,
-)
-from ssprompt_platform.storage import StudyFolder
+from ssprompt_platform.sealed import SealedDataset
+from ssprompt_platform.sources import SegmenterSource, build_dataset, embed_class_names
+from ssprompt_platform.storage import StudyFolder, storage_root
 
 
 @dataclass(frozen=True)
@@ -33,7 +28,7 @@ class Prepared:
     Attributes:
         config: The checked configuration.
         folder: Where the study is kept; perhaps not made yet.
-        dataset: The data.
+        dataset: The data, its test labels sealed.
         source: The segmenter.
         texts: Embedded class names.
         store: Image embeddings.
@@ -43,7 +38,7 @@ class Prepared:
 
     config: Config
     folder: StudyFolder
-    dataset: SegmentationDataset
+    dataset: SealedDataset
     source: SegmenterSource
     texts: ClassTexts
     store: EmbeddingStore
@@ -57,22 +52,22 @@ def prepare(config: Config) -> Prepared:
     Raises:
         UserError: Something is wrong; the message names it.
     """
-    folder = study_folder(config)
-    for method in config.study.methods:
-        search_space(method, config.search.space)
+    check_resume(config)
+    root = storage_root(config.storage.root)
     # a dry run writes nothing, not even the caches of made images and embedded names
-    cache: Path | None = None if config.study.dry_run else folder.root
-    dataset = build_dataset(config.data, cache and cache / "data")
-    plan = make_plan(config, dataset)
+    cache: Path | None = None if config.study.dry_run else root
+    unsealed = build_dataset(config.data, cache and cache / "data")
+    plan = make_plan(config, unsealed)
+    dataset = SealedDataset(unsealed)
     source = SegmenterSource.of(config.model)
     segmenter = source.build()
     check_official(source.name, source.checkpoint)
     texts = embed_class_names(
         config.model.text_encoder, dataset.class_names, cache and cache / "texts"
     )
-    store = EmbeddingStore(folder.root / "embeddings", segmenter.fingerprint)
+    store = EmbeddingStore(root / "embeddings", segmenter.fingerprint)
     fingerprints = identity(dataset, segmenter.fingerprint, texts.fingerprint)
-    check_unchanged(folder, config, fingerprints)
+    folder = find_study(config, fingerprints)
     return Prepared(config, folder, dataset, source, texts, store, plan, fingerprints)
 
 
@@ -93,8 +88,8 @@ def describe(prepared: Prepared, console: Console) -> None:
         ("shots", ", ".join(f"K = {k}" for k in sorted(config.study.shots))),
         ("images encoded", f"{len(missing)} ({len(images)} used, {len(images) - len(missing)} "
                            "stored already)"),
-        ("trials", f"{len(plan.searched) * config.search.trials} "
-                   f"({config.search.trials} for each of {len(plan.searched)} method x K)"),
+        ("trials", _trials(config, plan)),
+        ("selected on", _selected(config, plan)),
         ("final fits", f"{len(plan.fits)} over {len(plan.draws)} support draws"),
         ("scored on", f"{len(plan.test_ids)} test images, once per final fit"),
         ("workers", f"{resources.workers} x ({resources.cpus_per_worker} CPUs, "
@@ -108,7 +103,44 @@ def describe(prepared: Prepared, console: Console) -> None:
     console.print(
         f"  {'seconds':<15} about {seconds.total:.0f} (start {seconds.start:.0f}, encode "
         f"{seconds.encode:.0f}, search {seconds.search:.0f}, final {seconds.final:.0f}), "
-        "measured on a few CPU steps here",
+        f"measured on a few CPU steps here{_saved(config)}",
         highlight=False,
         soft_wrap=True,
+    )
+
+
+def _trials(config: Config, plan: StudyPlan) -> str:
+    count, each = trial_count(config, plan), config.search.trials
+    if config.study.mode == "pareto":
+        return f"{count} ({each} for each method, over all K)"
+    return f"{count} ({each} for each of {len(plan.searched)} method x K)"
+
+
+def _selected(config: Config, plan: StudyPlan) -> str:
+    if not plan.folds:
+        return "nothing: no hyperparameter is searched"
+    counts = ", ".join(
+        f"{len(plan.search_ids[0, k])} at K = {k}" for k in sorted(set(config.study.shots))
+    )
+    what = {
+        "extra_shots": "more labelled images of the train pool",
+        "cv": "support images, in folds",
+        "holdout": "images of the validation split",
+    }[config.study.selection]
+    return f"{what}: {counts} (draw 0)"
+
+
+def _saved(config: Config) -> str:
+    """What the estimate of the search does not know."""
+    budget = config.search.budget
+    ends = [
+        name
+        for name, given in (
+            ("pruning", config.search.pruning.over != "none"),
+            ("search.budget", budget.gpu_hours or budget.min_gain),
+        )
+        if given and config.search.trials
+    ]
+    return (
+        f"; at most, since {' and '.join(ends)} may end trials or the search early" if ends else ""
     )

@@ -1,18 +1,22 @@
-"""Scores a fitted model on images; called with test images by the final fits and nothing else."""
+"""Scores a fitted model: on labelled images of any kind, and, in one function, on test images."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from bisect import insort
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from ssprompt_core.evaluate import evaluate, predict
+from ssprompt_core.evaluate import predict
 from ssprompt_core.methods import FewShotModel
-from ssprompt_core.metrics.iou import iou_per_class
+from ssprompt_core.metrics.iou import confusion_matrix, iou_per_class, mean_iou
 from ssprompt_platform.bench import Bench
+from ssprompt_platform.sealed import SealedDataset
 
 
 @dataclass(frozen=True)
@@ -22,13 +26,105 @@ class Score:
     Attributes:
         miou: Mean IoU over the classes that occur, in [0, 1].
         iou: IoU per class, float64 ``[C]``; NaN where no label shows the class.
-        image_miou: Mean IoU of each image that this worker scored, by itself; NaN where its label
-            shows no class.
+        image_miou: Mean IoU of each image by itself, in the order of the images; NaN where its
+            label shows no class.
     """
 
     miou: float
     iou: NDArray[np.float64]
     image_miou: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class ShownImage:
+    """A test image as pictures show it.
+
+    Attributes:
+        image_id: Of the test split.
+        image: RGB, uint8 ``[H, W, 3]``.
+        truth: The label, uint8 ``[H, W]`` of classes and 255.
+        predicted: The predicted class map, uint8 ``[H, W]``.
+        miou: Mean IoU of this image by itself, in [0, 1]; None where its label shows no class.
+    """
+
+    image_id: str
+    image: NDArray[np.uint8]
+    truth: NDArray[np.uint8]
+    predicted: NDArray[np.uint8]
+    miou: float | None
+
+
+@dataclass(frozen=True)
+class TestScore:
+    """Result of a final fit on the test images.
+
+    Attributes:
+        score: Over all of them.
+        shown: Those asked for, then the worst others, worst first.
+    """
+
+    score: Score
+    shown: list[ShownImage]
+
+    # not a test class, whatever its name says to pytest
+    __test__ = False
+
+
+def score_test(
+    bench: Bench,
+    model: FewShotModel,
+    test_ids: Sequence[str],
+    pictured: Sequence[str] = (),
+    worst: int = 0,
+) -> TestScore:
+    """Score a final fit on the test images, reading each label once.
+
+    The only function that opens the test split. What pictures need of it is handed out with the
+    score, so that nothing asks for a test label again.
+
+    Args:
+        bench: Data, sealed, and stored embeddings.
+        model: Fitted.
+        test_ids: What is scored.
+        pictured: Images to hand out, some of ``test_ids``.
+        worst: How many other images of the lowest scores to hand out too.
+
+    Raises:
+        TypeError: The data is not sealed, so that something else could read its test labels.
+    """
+    if not isinstance(bench.dataset, SealedDataset):
+        raise TypeError(f"test images need a sealed data set, not a {type(bench.dataset).__name__}")
+    dataset = bench.dataset.open_test()
+    opened = bench.with_dataset(dataset)
+    confusion_CC = _nothing(bench)
+    image_miou: list[float] = []
+    low: list[tuple[float, int]] = []
+    # number -> truth and prediction; of images that are not pictured only the worst so far
+    kept: dict[int, tuple[NDArray[np.uint8], NDArray[np.uint8]]] = {}
+    for number, (of_image_CC, truth, predicted) in enumerate(_scored(opened, model, test_ids)):
+        confusion_CC += of_image_CC
+        miou = mean_iou(of_image_CC)
+        image_miou.append(miou)
+        if test_ids[number] in pictured:
+            kept[number] = truth, predicted
+        elif not math.isnan(miou):
+            kept[number] = truth, predicted
+            insort(low, (miou, number))
+            for _, better in low[worst:]:
+                del kept[better]
+            del low[worst:]
+    numbers = [test_ids.index(image_id) for image_id in dict.fromkeys(pictured)]
+    shown = [
+        ShownImage(
+            test_ids[number],
+            dataset.image(test_ids[number]),
+            *kept[number],
+            None if math.isnan(image_miou[number]) else image_miou[number],
+        )
+        for number in [*numbers, *(number for _, number in low)]
+    ]
+    iou_C = iou_per_class(confusion_CC).numpy()
+    return TestScore(Score(mean_iou(confusion_CC), iou_C, tuple(image_miou)), shown)
 
 
 def score(
@@ -39,30 +135,47 @@ def score(
     rank: int = 0,
     world_size: int = 1,
 ) -> Score:
-    """Mean IoU of a model over images, read in batches so that any number fits into memory.
+    """Mean IoU over images that are not of the test split; see :func:`confusion`."""
+    confusion_CC = torch.from_numpy(confusion(bench, model, image_ids, rank, world_size))
+    return Score(mean_iou(confusion_CC), iou_per_class(confusion_CC).numpy(), ())
+
+
+def confusion(
+    bench: Bench,
+    model: FewShotModel,
+    image_ids: Sequence[str],
+    rank: int = 0,
+    world_size: int = 1,
+) -> NDArray[np.int64]:
+    """Pixels by true (row) and predicted (column) class, int64 ``[C, C]``, over all images.
+
+    Matrices of several folds add up to that of all their images. Labels are read in batches, so
+    that any number of images fits into memory.
 
     Args:
         bench: Data and stored embeddings.
-        model: The fitted model.
-        image_ids: Images with labels.
+        model: Fitted.
+        image_ids: What is scored.
         rank: Which share of the images this worker takes; the shares are joined by all_reduce.
         world_size: How many workers share.
+
+    Raises:
+        PermissionError: An image belongs to the test split.
     """
-    confusion_CC = torch.zeros(bench.num_classes, bench.num_classes, dtype=torch.int64)
-    image_miou: list[float] = []
-    mine = list(image_ids)[rank::world_size]
-    step = bench.train.eval_batch_size
-    for start in range(0, len(mine), step):
-        data = bench.labelled(mine[start : start + step])
-        scores = evaluate(
-            model, data, bench.num_classes, batch_size=step, device=bench.resources.device
-        )
-        confusion_CC += torch.as_tensor(scores.confusion).to("cpu", torch.int64)
-        image_miou += scores.image_miou
+    confusion_CC = _nothing(bench)
+    for of_image_CC, _, _ in _scored(bench, model, list(image_ids)[rank::world_size]):
+        confusion_CC += of_image_CC
     if world_size > 1:
+        # NCCL joins tensors of its own device only
+        confusion_CC = confusion_CC.to(bench.resources.device)
         torch.distributed.all_reduce(confusion_CC)
-    iou_C = np.asarray(iou_per_class(confusion_CC), np.float64)
-    return Score(float(np.nanmean(iou_C)), iou_C, tuple(image_miou))
+    joined: NDArray[np.int64] = confusion_CC.cpu().numpy()
+    return joined
+
+
+def miou_of(confusion_CC: NDArray[np.int64]) -> float:
+    """Mean IoU in [0, 1] over the classes that the ground truth has; NaN if it has none."""
+    return mean_iou(torch.from_numpy(confusion_CC))
 
 
 def worst_images(
@@ -83,21 +196,22 @@ def worst_images(
     return [image_ids[number] for _, number in sorted(known)[:count]]
 
 
-def predictions(
+def _nothing(bench: Bench) -> Tensor:
+    return torch.zeros(bench.num_classes, bench.num_classes, dtype=torch.int64)
+
+
+def _scored(
     bench: Bench, model: FewShotModel, image_ids: Sequence[str]
-) -> dict[str, NDArray[np.uint8]]:
-    """Predicted class maps, uint8 ``[H, W]`` each, for pictures."""
-    data = bench.labelled(image_ids)
-    maps = predict(
-        model,
-        data.embeddings,
-        data.sizes,
-        batch_size=bench.train.eval_batch_size,
-        device=bench.resources.device,
-    )
-    return dict(zip(image_ids, maps, strict=True))
-
-
-def ground_truth(bench: Bench, image_id: str) -> NDArray[np.uint8]:
-    """The label of a test image beside its predictions in a picture, uint8 ``[H, W]``."""
-    return bench.dataset.label(image_id)
+) -> Iterator[tuple[Tensor, NDArray[np.uint8], NDArray[np.uint8]]]:
+    """Confusion matrix ``[C, C]``, label and predicted class map, image by image."""
+    step, device = bench.train.eval_batch_size, bench.resources.device
+    for start in range(0, len(image_ids), step):
+        data = bench.labelled(image_ids[start : start + step])
+        maps = predict(model, data.embeddings, data.sizes, batch_size=step, device=device)
+        for truth, predicted in zip(data.labels, maps, strict=True):
+            of_image_CC = confusion_matrix(
+                torch.from_numpy(predicted).to(device),
+                torch.from_numpy(np.ascontiguousarray(truth)).to(device),
+                bench.num_classes,
+            )
+            yield of_image_CC.cpu(), truth, predicted

@@ -7,10 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ssprompt_core.data.dataset import SegmentationDataset, Split
+from ssprompt_core.data.dataset import SegmentationDataset
 from ssprompt_core.data.folder import FolderDataset
 from ssprompt_core.data.procedural import ProceduralDataset
 from ssprompt_core.errors import UserError
@@ -25,11 +22,12 @@ from ssprompt_core.text.registry import (
     text_encoder_fingerprint,
 )
 from ssprompt_platform.config.schema import DataConfig, ModelConfig
+from ssprompt_platform.sealed import SealedDataset
 from ssprompt_platform.texts import TextStore
 
 
 def build_dataset(config: DataConfig, cache: Path | None) -> SegmentationDataset:
-    """The configured data set, checked completely.
+    """The configured data set, checked completely and not sealed.
 
     Args:
         config: The ``data`` group.
@@ -62,37 +60,7 @@ def build_dataset(config: DataConfig, cache: Path | None) -> SegmentationDataset
     )
 
 
-class WithoutTest(SegmentationDataset):
-    """A data set as the search sees it: asking for a label of the test split is an error."""
-
-    def __init__(self, dataset: SegmentationDataset) -> None:
-        self.name = dataset.name
-        self.class_names = dataset.class_names
-        self.thing_classes = dataset.thing_classes
-        self._dataset = dataset
-        self._forbidden = frozenset(dataset.ids("test"))
-
-    def ids(self, split: Split) -> tuple[str, ...]:
-        """Image ids of one split."""
-        return self._dataset.ids(split)
-
-    def image(self, image_id: str) -> NDArray[np.uint8]:
-        """The RGB image, uint8 ``[H, W, 3]``."""
-        return self._dataset.image(image_id)
-
-    def label(self, image_id: str) -> NDArray[np.uint8]:
-        """The class map, uint8 ``[H, W]``.
-
-        Raises:
-            PermissionError: The image belongs to the test split.
-        """
-        if image_id in self._forbidden:
-            raise PermissionError(f"the search asked for the label of the test image {image_id}")
-        return self._dataset.label(image_id)
-
-    def digest(self, image_id: str) -> str:
-        """SHA-256 of the image content."""
-        return self._dataset.digest(image_id)
+WithoutTest = SealedDataset
 
 
 @dataclass(frozen=True)

@@ -30,10 +30,17 @@ def in_ray_job() -> bool:
 
 @dataclass(frozen=True)
 class StudyFolder:
-    """The places of one study below the storage root."""
+    """The places of one study below the storage root.
+
+    Attributes:
+        root: The storage root.
+        study_id: Name of the study's folder in it.
+        made: Whether the id was made from name and time, for a study that is not begun yet.
+    """
 
     root: Path
     study_id: str
+    made: bool = False
 
     @property
     def path(self) -> Path:

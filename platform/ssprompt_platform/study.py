@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,24 @@ from ssprompt_platform.bench import Bench, fit_settings
 from ssprompt_platform.cluster import Resources, connected, resolve_resources
 from ssprompt_platform.config import load_config
 from ssprompt_platform.encode import encode_missing
-from ssprompt_platform.final import FinalBench, run_final_fits
+from ssprompt_platform.explain import plan_facts, remarks
+from ssprompt_platform.failures import IncompleteStudyError, stops_named
+from ssprompt_platform.final import FinalBench, read_failed, run_final_fits
 from ssprompt_platform.identity import begin, flat_config
+from ssprompt_platform.live import SearchView
+from ssprompt_platform.ownership import owned
 from ssprompt_platform.plan import Group
 from ssprompt_platform.prepare import Prepared, describe, prepare
 from ssprompt_platform.progress import Progress
+from ssprompt_platform.protocol import protocol
+from ssprompt_platform.report.front import front_rows
 from ssprompt_platform.report.outcome import publish, summarise
-from ssprompt_platform.search.grouped import GroupedSearch, Suggestion
-from ssprompt_platform.search.space import default_setting, search_space
-from ssprompt_platform.search.trial import TrialBench
-from ssprompt_platform.search.tuning import run_search
-from ssprompt_platform.sources import WithoutTest
+from ssprompt_platform.search.budget import Budget
+from ssprompt_platform.search.grouped import GroupedSearch
+from ssprompt_platform.search.records import read_trials
+from ssprompt_platform.search.space import search_space
+from ssprompt_platform.search.tuning import run_search, trainable
+from ssprompt_platform.search.work import TrainedWork
 from ssprompt_platform.storage import StudyFolder, in_ray_job, write_json
 from ssprompt_platform.tracking import Tracker, tracking_uri
 
@@ -45,35 +53,56 @@ def run_study(arguments: Sequence[str], studies: Path, console: Console) -> Stud
 
     Raises:
         UserError: An input is wrong; nothing of the study was written.
+        IncompleteStudyError: It ended, but some of it failed.
+        StoppedStudyError: It was stopped and can be continued.
     """
     progress = Progress(console)
     with progress.timed("prepare"):
         prepared = prepare(load_config(arguments, studies))
-    folder = prepared.folder
     if prepared.config.study.dry_run:
         describe(prepared, console)
-        return folder
+        return prepared.folder
     if in_ray_job():
-        progress.say(f"running as a Ray job; results are kept in {folder.root}")
+        progress.say(f"running as a Ray job; results are kept in {prepared.folder.root}")
     with ExitStack() as stack:
         with progress.timed("start ray"):
             stack.enter_context(connected())
             train = prepared.config.train
             resources = resolve_resources(train, ray.cluster_resources())
             fit_settings(train, resources.device, train.epochs, prepared.config.study.seed)
-        begin(folder, prepared.config, prepared.plan, prepared.fingerprints)
-        progress.say(f"study {folder.study_id}")
+        prepared = replace(prepared, folder=stack.enter_context(owned(prepared.folder)))
+        stack.enter_context(stops_named(prepared.config, prepared.folder))
+        progress.say(_begin(prepared))
         with progress.timed("start mlflow"):
             tracker = _tracker(prepared)
         try:
-            _run(prepared, resources, progress, tracker)
+            missing = _run(prepared, resources, progress, tracker)
         except BaseException as error:
             tracker.abandon("FAILED" if isinstance(error, Exception) else "KILLED")
             raise
-    return folder
+    if missing:
+        raise IncompleteStudyError("; ".join(missing))
+    return prepared.folder
 
 
-def _run(prepared: Prepared, resources: Resources, progress: Progress, tracker: Tracker) -> None:
+def _begin(prepared: Prepared) -> str:
+    """Write the study's record, or take it up again; says which."""
+    config, plan = prepared.config, prepared.plan
+    return begin(
+        prepared.folder,
+        config,
+        plan,
+        prepared.fingerprints,
+        facts=plan_facts(config, plan, prepared.dataset),
+        protocol=protocol(config, plan, prepared.dataset),
+        remarks=remarks(config, plan),
+    ).sentence
+
+
+def _run(
+    prepared: Prepared, resources: Resources, progress: Progress, tracker: Tracker
+) -> list[str]:
+    """Do the work; returns sentences about what failed."""
     config, folder, plan = prepared.config, prepared.folder, prepared.plan
     encoded = encode_missing(
         prepared.dataset,
@@ -93,62 +122,77 @@ def _run(prepared: Prepared, resources: Resources, progress: Progress, tracker: 
         resources,
     )
     best = _search(prepared, bench, progress, tracker)
+    write_json(folder.best, {group.name: values for group, values in best.items()})
+    failed = [group.name for group in plan.groups if group not in best]
+    if config.study.mode == "pareto":
+        best, failed = _on_front(prepared, best)
+    missing = [f"every trial of {name} failed" for name in failed]
+    plan = plan.restricted(list(best))
+    if not plan.groups:
+        raise IncompleteStudyError("; ".join(missing))
     final = FinalBench(bench, plan, best, config.study.seed, folder.fits, plan.test_ids[:PICTURED])
     run_final_fits(final, folder, progress)
+    fits_failed = [key.name for key in read_failed(plan, folder.fits)]
+    if fits_failed:
+        missing.append(f"the final fits {', '.join(fits_failed)} failed")
     with progress.timed("report"):
-        outcome = publish(prepared, final, encoded, progress.seconds, tracker)
+        outcome = publish(replace(prepared, plan=plan), final, encoded, progress.seconds, tracker)
     summarise(outcome, progress.console)
+    return missing
 
 
 def _search(
     prepared: Prepared, bench: Bench, progress: Progress, tracker: Tracker
 ) -> dict[Group, dict[str, Any]]:
-    """Best hyperparameters of every group; without a search the defaults inside the space."""
+    """Best hyperparameters of every group that has some; without a search the defaults."""
     config, folder, plan = prepared.config, prepared.folder, prepared.plan
     best = {
-        group: default_setting(group.method, search_space(group.method, config.search.space))
+        group: search_space(group.method, config.search.space, config.train).default
         for group in plan.groups
+        if group not in plan.searched
     }
-    count = len(plan.searched) * config.search.trials
-    with progress.phase("search trials", count) as advance:
-        if plan.searched:
-            searcher = GroupedSearch(
-                plan.searched,
-                config.search,
-                folder.optuna,
-                folder.study_id,
-                config.study.seed,
-                _Observer(tracker, advance),
-            )
-            advance(count - searcher.remaining())
-            tools = TrialBench(
-                bench.with_dataset(WithoutTest(prepared.dataset)),
-                plan.draws[: config.search.draws],
-                plan.search_ids,
-                config.study.seed,
-                config.search.epochs or config.train.epochs,
-            )
-            run_search(searcher, tools, folder, config.search.max_concurrent)
-            best |= {group: trial.hyperparameters for group, trial in searcher.best().items()}
-    write_json(folder.best, {group.name: values for group, values in best.items()})
-    return best
+    if not plan.searched:
+        return best
+    work = TrainedWork.of(bench, plan, config.study.seed)
+    trial = trainable(work, folder)
+    budget = Budget(
+        config.search.budget,
+        folder.spent,
+        bench.resources.gpus_per_worker * config.train.workers_per_trial,
+    )
+    searcher = GroupedSearch(plan, config, folder, budget)
+    view = SearchView(
+        progress.console,
+        searcher.totals(),
+        read_trials(folder),
+        minutes=config.search.budget.minutes,
+        spent_minutes=budget.minutes,
+    )
+    with progress.timed("search"), view:
+        searcher.observe(tracker, view)
+        run_search(searcher, trial, folder, config.search.max_concurrent)
+    return best | searcher.best()
 
 
-class _Observer:
-    """Tells the tracker and the progress bar about trials."""
+def _on_front(
+    prepared: Prepared, best: dict[Group, dict[str, Any]]
+) -> tuple[dict[Group, dict[str, Any]], list[str]]:
+    """Of the searched groups those on their method's front, and the methods that have none.
 
-    def __init__(self, tracker: Tracker, advance: Callable[[int], None]) -> None:
-        self._tracker, self._advance = tracker, advance
-
-    def started(self, trial: Suggestion) -> None:
-        self._tracker.started(trial)
-
-    def reported(self, trial: Suggestion, metrics: Mapping[str, Any]) -> None:
-        self._tracker.reported(trial, metrics)
-
-    def ended(self, trial: Suggestion, value: float | None) -> None:
-        self._tracker.ended(trial, value)
-        self._advance(1)
+    Labels that buy nothing are not worth final fits: the front is the price list.
+    """
+    plan, trials = prepared.plan, read_trials(prepared.folder)
+    kept = {group: values for group, values in best.items() if group not in plan.searched}
+    failed = []
+    for method in dict.fromkeys(group.method for group in plan.searched):
+        own = [trial for trial in trials if trial.method == method]
+        labelled = {str(k): count for k, count in plan.labelled.items()}
+        rows = [row for row in front_rows(own, labelled, pareto=True) if row["on_front"]]
+        groups = {Group(method, row["shots"]) for row in rows}
+        kept |= {group: best[group] for group in plan.searched if group in groups}
+        if not groups:
+            failed.append(method)
+    return kept, failed
 
 
 def _tracker(prepared: Prepared) -> Tracker:

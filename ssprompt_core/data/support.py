@@ -18,12 +18,18 @@ MAX_SELECTION_SHOTS = 4
 class SupportDraw:
     """One seeded draw of labelled images from the train pool.
 
+    Support and selection of a K depend on seed, K and pool alone: other values of K, named or not,
+    change nothing, so that a study can be extended.
+
     Attributes:
         seed: Seed of the draw.
         support: For each K, the image ids on which a fit is trained. The draw for a K contains
             the draw for every smaller K.
         selection: For each K, extra labelled images on which hyperparameters are selected;
-            disjoint from the support of every K, and nested like it.
+            disjoint from the support of that K and of every smaller one. It may share images with
+            the support of a larger K: the hyperparameters of each K are selected with that K's
+            images alone, and what counts there is that no fit is judged on images that it was
+            trained on. Keeping clear of a larger K would make it depend on which others are named.
     """
 
     seed: int
@@ -62,8 +68,10 @@ def draw_support(
 ) -> SupportDraw:
     """Draw nested support sets with at least K labelled images per class.
 
-    Images are visited in a seeded random order. The rarest class is served first, so that one
-    image serves as many classes as it shows; an image counts for every class in its label.
+    Images are visited in a seeded random order and picked for K = 1, 2, ... one after the other.
+    The rarest class is served first, so that one image serves as many classes as it shows; an
+    image counts for every class in its label. The selection images of a K are picked in the same
+    way from what its support leaves.
 
     Args:
         presence: For each image of the train pool, the classes in its label.
@@ -89,48 +97,62 @@ def draw_support(
     }
     by_rarity = sorted(rarity, key=lambda c: (rarity[c], c))
 
-    picked: list[str] = []
-    support = {}
-    for k in wanted:
-        _fill(picked, order, presence, by_rarity, k)
-        support[k] = tuple(picked)
-    taken = set(picked)
-    rest = [image for image in order if image not in taken]
-    extras: list[str] = []
-    selections = {}
+    support: dict[int, tuple[str, ...]] = {}
+    picking = _Picking(order, presence, by_rarity)
+    for k in range(1, wanted[-1] + 1):
+        picking.fill(k)
+        if k in wanted:
+            support[k] = tuple(picking.picked)
+    selections: dict[int, tuple[str, ...]] = {}
     for k in wanted if selection else ():
-        shortage = _fill(extras, rest, presence, by_rarity, min(k, MAX_SELECTION_SHOTS))
-        if shortage is not None:
-            raise UserError(
-                f"study.shots asks for K = {wanted[-1]}, but after the support set the train pool "
-                f"has too few images of class '{class_names[shortage]}' left for the {extra} "
-                "selection images a class; lower K or label more images"
-            )
-        selections[k] = tuple(extras)
+        taken = set(support[k])
+        rest = _Picking([image for image in order if image not in taken], presence, by_rarity)
+        each = min(k, MAX_SELECTION_SHOTS)
+        for count in range(1, each + 1):
+            shortage = rest.fill(count)
+            if shortage is not None:
+                raise UserError(
+                    f"study.shots asks for K = {k}, but after that support set the train pool has "
+                    f"too few images of class '{class_names[shortage]}' left for the {each} "
+                    "selection images a class; lower K, label more images or choose "
+                    "study.selection=cv"
+                )
+        selections[k] = tuple(rest.picked)
     return SupportDraw(seed, support, selections)
 
 
-def _fill(
-    picked: list[str],
-    order: Sequence[str],
-    presence: Mapping[str, Collection[int]],
-    classes: Sequence[int],
-    k: int,
-) -> int | None:
-    """Extend ``picked`` until each class is in k of its images; return a class that falls short."""
-    chosen = set(picked)
-    for c in classes:
-        have = sum(c in presence[image] for image in picked)
-        for image in order:
-            if have >= k:
-                break
-            if image not in chosen and c in presence[image]:
-                picked.append(image)
-                chosen.add(image)
-                have += 1
-        if have < k:
-            return c
-    return None
+class _Picking:
+    """Picks images in a given order, class by class.
+
+    Attributes:
+        picked: What was picked so far.
+    """
+
+    def __init__(
+        self, order: Sequence[str], presence: Mapping[str, Collection[int]], classes: Sequence[int]
+    ) -> None:
+        self.picked: list[str] = []
+        self._presence = presence
+        self._have = dict.fromkeys(classes, 0)
+        self._waiting = {c: iter([i for i in order if c in presence[i]]) for c in classes}
+        self._chosen: set[str] = set()
+
+    def fill(self, k: int) -> int | None:
+        """Pick until each class is in k of the images; return a class that falls short."""
+        for c, waiting in self._waiting.items():
+            while self._have[c] < k:
+                image = next((i for i in waiting if i not in self._chosen), None)
+                if image is None:
+                    return c
+                self._pick(image)
+        return None
+
+    def _pick(self, image: str) -> None:
+        self.picked.append(image)
+        self._chosen.add(image)
+        for c in self._presence[image]:
+            if c in self._have:
+                self._have[c] += 1
 
 
 def _check_pool(

@@ -26,28 +26,79 @@ def _count(ids: tuple[str, ...], pool: dict[str, frozenset[int]], c: int) -> int
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 10_000), shots=st.sets(st.integers(1, 12), min_size=1, max_size=4))
-def test_draws_are_nested_sufficient_and_disjoint(seed: int, shots: set[int]) -> None:
-    pool = _pool(80, 3)
+@given(
+    seed=st.integers(0, 10_000),
+    pool_seed=st.integers(0, 50),
+    shots=st.sets(st.integers(1, 12), min_size=1, max_size=4),
+)
+def test_draws_are_nested_sufficient_and_disjoint(
+    seed: int, pool_seed: int, shots: set[int]
+) -> None:
+    pool = _pool(80, pool_seed)
     draw = draw_support(pool, NAMES, sorted(shots), seed)
-    largest = set(draw.support[max(shots)])
     before: set[str] = set()
     for k in sorted(shots):
-        assert before <= set(draw.support[k])
-        before = set(draw.support[k])
+        support, selection = draw.support[k], draw.selection[k]
+        assert before <= set(support)
+        before = set(support)
         for c in range(3):
-            assert _count(draw.support[k], pool, c) >= k
-            assert _count(draw.selection[k], pool, c) >= min(k, 4)
-        assert not largest & set(draw.selection[k])
-        assert len(set(draw.support[k])) == len(draw.support[k])
+            assert _count(support, pool, c) >= k
+            assert _count(selection, pool, c) >= min(k, 4)
+        # the support of a smaller K is part of this one
+        assert not set(support) & set(selection)
+        assert len(set(support)) == len(support)
+        assert len(set(selection)) == len(selection)
 
 
-def test_a_smaller_k_does_not_depend_on_the_larger_ones_asked_for() -> None:
-    pool = _pool(80, 3)
-    assert (
-        draw_support(pool, NAMES, [1], 5).support[1]
-        == (draw_support(pool, NAMES, [1, 4, 8], 5).support[1])
-    )
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    pool_seed=st.integers(0, 50),
+    shots=st.sets(st.integers(1, 12), min_size=1, max_size=4),
+    more=st.sets(st.integers(1, 12), max_size=4),
+)
+def test_other_values_of_k_change_nothing(
+    seed: int, pool_seed: int, shots: set[int], more: set[int]
+) -> None:
+    pool = _pool(80, pool_seed)
+    few = draw_support(pool, NAMES, sorted(shots), seed)
+    many = draw_support(pool, NAMES, sorted(shots | more), seed)
+    assert {k: many.support[k] for k in shots} == few.support
+    assert {k: many.selection[k] for k in shots} == few.selection
+    without = draw_support(pool, NAMES, sorted(shots), seed, selection=False)
+    assert (without.support, without.selection) == (few.support, {})
+
+
+def test_support_of_a_k_begins_with_that_of_the_k_before() -> None:
+    draw = draw_support(_pool(80, 3), NAMES, range(1, 13), 5)
+    for k in range(2, 13):
+        assert draw.support[k][: len(draw.support[k - 1])] == draw.support[k - 1]
+
+
+def test_selection_may_take_what_a_larger_k_is_fitted_on() -> None:
+    # else selection at K = 1 would change with the largest K of a study
+    pool = {f"i{n}": frozenset({0, 1, 2}) for n in range(12)}
+    draw = draw_support(pool, NAMES, [1, 8], 0)
+    assert set(draw.selection[1]) <= set(draw.support[8])
+
+
+def test_too_few_images_for_selection_name_k_and_class() -> None:
+    # 8 images of 'car' are enough by their number, but those of 'sky' take some of them along
+    pool = {f"both{n}": frozenset({0, 2}) for n in range(5)}
+    pool |= {f"sky{n}": frozenset({0}) for n in range(4)}
+    pool |= {f"car{n}": frozenset({2}) for n in range(3)}
+    pool |= {f"road{n}": frozenset({1}) for n in range(9)}
+    refused = []
+    for seed in range(50):
+        try:
+            draw = draw_support(pool, NAMES, [4], seed)
+        except UserError as error:
+            refused.append(str(error))
+        else:
+            assert _count(draw.selection[4], pool, 2) >= 4
+    assert 0 < len(refused) < 50
+    assert all("K = 4" in told and "'car'" in told for told in refused)
+    assert all("4 selection images" in told for told in refused)
 
 
 def test_same_seed_same_draw_and_other_seed_other_draw() -> None:

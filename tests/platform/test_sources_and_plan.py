@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from made_data import MadeDataset
 from samples import STUDIES, write_image_folder
 
 from ssprompt_core.errors import UserError
@@ -11,8 +12,8 @@ from ssprompt_platform.cluster import resolve_resources
 from ssprompt_platform.config import Config, load_config
 from ssprompt_platform.config.schema import TrainConfig
 from ssprompt_platform.plan import derive_seed, make_plan
-from ssprompt_platform.search.space import default_setting, search_space
-from ssprompt_platform.sources import WithoutTest, build_dataset
+from ssprompt_platform.search.space import search_space
+from ssprompt_platform.sources import build_dataset
 from ssprompt_platform.storage import storage_root
 
 
@@ -21,25 +22,6 @@ def plan_for(folder: Path, *words: str):
     config: Config = load_config(["study=smoke", *base, *words], STUDIES)
     dataset = build_dataset(config.data, None)
     return config, dataset, make_plan(config, dataset)
-
-
-def test_the_search_cannot_read_a_test_label(tmp_path: Path) -> None:
-    _, dataset, plan = plan_for(tmp_path / "data")
-    guarded = WithoutTest(dataset)
-    with pytest.raises(PermissionError, match=plan.test_ids[0]):
-        guarded.label(plan.test_ids[0])
-    train = dataset.ids("train")[0]
-    assert (guarded.label(train) == dataset.label(train)).all()
-    assert guarded.classes_present(train) == dataset.classes_present(train)
-
-
-def test_selection_images_are_neither_support_nor_test(tmp_path: Path) -> None:
-    _, dataset, plan = plan_for(tmp_path / "data")
-    test = set(dataset.ids("test"))
-    for (number, _), ids in plan.search_ids.items():
-        assert not set(ids) & test
-        assert not set(ids) & set(plan.draws[number].support[2])
-    assert set(plan.test_ids) == test
 
 
 def test_only_used_images_are_encoded_and_zero_shot_is_scored_once(tmp_path: Path) -> None:
@@ -55,16 +37,18 @@ def test_only_used_images_are_encoded_and_zero_shot_is_scored_once(tmp_path: Pat
     assert set(alone.image_ids()) == set(alone.test_ids)
 
 
-def test_a_folder_has_no_validation_split(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"study\.selection is validation"):
-        plan_for(tmp_path / "data", "study.selection=validation")
+def test_the_split_of_a_folder_has_no_validation_images(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"study\.selection is holdout"):
+        plan_for(tmp_path / "data", "study.selection=holdout")
 
 
-def test_the_procedural_validation_split_is_used_when_asked_for() -> None:
-    config = load_config(["study=smoke", "study.selection=validation"], STUDIES)
-    dataset = build_dataset(config.data, None)
-    plan = make_plan(config, dataset)
-    assert plan.search_ids[0, 1] == dataset.ids("val")
+def test_scored_labels_without_any_class_are_found_before_anything_runs() -> None:
+    train = {f"t{n}": [0, 1, 2] for n in range(9)}
+    config = load_config(["study=smoke"], STUDIES)
+    with pytest.raises(UserError, match="no test label of 'made' shows any class"):
+        make_plan(config, MadeDataset({"train": train, "test": {"e0": [], "e1": []}}))
+    plan = make_plan(config, MadeDataset({"train": train, "test": {"e0": [], "e1": [1]}}))
+    assert plan.test_ids == ("e0", "e1")
 
 
 def test_only_what_can_vary_is_searched_and_only_what_sees_support_is_fitted_per_draw() -> None:
@@ -82,8 +66,16 @@ def test_only_what_can_vary_is_searched_and_only_what_sees_support_is_fitted_per
 def test_a_single_choice_is_the_setting_without_a_search() -> None:
     words = ["search.space.decoding.choices=[one_pass]", "search.space.num_prompts.choices=[16]"]
     config = load_config(["study=smoke", *words], STUDIES)
-    setting = default_setting("zero_shot", search_space("zero_shot", config.search.space))
-    assert setting == {"num_prompts": 16, "decoding": "one_pass"}
+    space = search_space("zero_shot", config.search.space, config.train)
+    assert space.default == {"num_prompts": 16, "decoding": "one_pass"}
+
+
+def test_epochs_alone_are_a_choice_too() -> None:
+    words = ["study=smoke", "study.methods=[sem,prototype]", "search.space.epochs.choices=[1,2]"]
+    words += [f"search.space.{n}.choices=[0.1]" for n in ("lr_embedding", "lr_weight")]
+    config = load_config(words, STUDIES)
+    plan = make_plan(config, build_dataset(config.data, None))
+    assert {group.method for group in plan.searched} == {"sem"}
 
 
 def test_seeds_depend_on_every_part() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,8 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from ssprompt_core.errors import UserError, nearest
-from ssprompt_core.methods import METHODS
-from ssprompt_platform.config.schema import Config, Dimension
+from ssprompt_platform.config.checks import check_study, check_values
+from ssprompt_platform.config.schema import Config, SpaceConfig
 
 
 def load_config(arguments: Sequence[str], studies: Path) -> Config:
@@ -43,14 +43,27 @@ def load_config(arguments: Sequence[str], studies: Path) -> Config:
         _check_keys(layer, Config, "")
     config = _merge(layers)
     config.study.name = config.study.name or path.stem
-    _check_values(config, "")
-    _check_study(config)
+    _leave_default_choices(config.search.space, layers)
+    check_values(config)
+    check_study(config)
+    # here, since a search space is made of the options of this package
+    from ssprompt_platform.search.checks import check_search
+
+    check_search(config)
     return config
 
 
 def to_dict(config: Config) -> dict[str, Any]:
     """The configuration as plain nested dictionaries, as stored and compared."""
     return dataclasses.asdict(config)
+
+
+def group_of(kind: Any) -> type | None:
+    """The group of options that a type hint is or may be, or None."""
+    for member in typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,):
+        if dataclasses.is_dataclass(member):
+            return typing.cast(type, member)
+    return None
 
 
 def _study_file(name: str, studies: Path) -> Path:
@@ -91,26 +104,34 @@ def _dot_list(overrides: Sequence[str]) -> dict[str, Any]:
 
 def _check_keys(layer: Mapping[str, Any], schema: type, prefix: str) -> None:
     known = {field.name for field in dataclasses.fields(schema)}
-    types = typing.get_type_hints(schema)
+    kinds = typing.get_type_hints(schema)
     for key, value in layer.items():
         full = f"{prefix}{key}"
         if key not in known:
             elsewhere = _all_keys(Config, "")
             hint = nearest(full, elsewhere) or nearest(str(key), sorted(known))
             raise UserError(f"unknown key '{full}'{hint}; see --help for all keys")
-        if dataclasses.is_dataclass(types[key]):
+        group = group_of(kinds[key])
+        if group is not None and not (value is None and group is not kinds[key]):
             if not isinstance(value, Mapping):
-                inner = ", ".join(f.name for f in dataclasses.fields(types[key]))
+                inner = ", ".join(f.name for f in dataclasses.fields(group))
                 raise UserError(f"'{full}' is a group with the keys {inner}; found {value!r}")
-            _check_keys(value, typing.cast(type, types[key]), f"{full}.")
+            _check_keys(value, group, f"{full}.")
+        elif kinds[key] == list[dict[str, Any]] and not _is_list_of_settings(value):
+            # the merge would not say where the wrong item is
+            raise UserError(f"{full} is {value!r}, but must be {_type_name(full)}")
+
+
+def _is_list_of_settings(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, Mapping) for item in value)
 
 
 def _all_keys(schema: type, prefix: str) -> list[str]:
     keys: list[str] = []
     for name, kind in typing.get_type_hints(schema).items():
-        full = f"{prefix}{name}"
-        if dataclasses.is_dataclass(kind):
-            keys += _all_keys(typing.cast(type, kind), f"{full}.")
+        full, group = f"{prefix}{name}", group_of(kind)
+        if group is not None:
+            keys += _all_keys(group, f"{full}.")
         else:
             keys.append(full)
     return keys
@@ -138,7 +159,8 @@ def _merge(layers: Sequence[Mapping[str, Any]]) -> Config:
 def _type_name(key: str) -> str:
     kind: Any = Config
     for part in key.split("."):
-        kind = typing.get_type_hints(kind).get(part) if dataclasses.is_dataclass(kind) else None
+        group = group_of(kind)
+        kind = typing.get_type_hints(group).get(part) if group is not None else None
     names = {
         str: "text",
         int: "a whole number",
@@ -149,60 +171,21 @@ def _type_name(key: str) -> str:
         float | None: "a number or null",
         str | None: "text or null",
         list[Any] | None: "a list or null",
+        list[dict[str, Any]]: "a list of settings, as in [{lr_embedding: 0.2}]",
+        dict[str, Any] | None: "names with lists of values, as in {embedding_init: [normal]}",
     }
     return names.get(kind, "of another type")
 
 
-def _check_values(group: Any, prefix: str) -> None:
-    for field in dataclasses.fields(group):
-        value, full = getattr(group, field.name), f"{prefix}{field.name}"
-        if isinstance(value, Dimension):
-            _check_dimension(full, value)
-        elif dataclasses.is_dataclass(value):
-            _check_values(value, f"{full}.")
-        choices, low = field.metadata.get("choices"), field.metadata.get("low")
-        if choices and value not in choices:
-            raise UserError(
-                f"{full} is '{value}', but must be one of {', '.join(choices)}"
-                f"{nearest(str(value), choices)}"
-            )
-        if low is not None and value is not None and not value >= low:
-            raise UserError(f"{full} is {value}, but must be at least {low:g}")
-
-
-def _check_dimension(key: str, dimension: Dimension) -> None:
-    if dimension.choices is not None:
-        if not dimension.choices:
-            raise UserError(f"{key}.choices is empty, but needs at least one value")
-        return
-    low, high = dimension.low, dimension.high
-    if low is None or high is None or not (math.isfinite(low) and low <= high < math.inf):
-        raise UserError(
-            f"{key} searches from {low} to {high}, but needs choices, or low and high with "
-            "low <= high"
-        )
-    if dimension.log and low <= 0:
-        raise UserError(f"{key}.low is {low}, but a logarithmic range must start above 0")
-
-
-def _check_study(config: Config) -> None:
-    study = config.study
-    if not study.methods:
-        raise UserError(f"study.methods is empty, but must name some of {', '.join(METHODS)}")
-    for method in study.methods:
-        if method not in METHODS:
-            raise UserError(
-                f"study.methods names '{method}'{nearest(method, list(METHODS))}, but the methods "
-                f"are {', '.join(METHODS)}"
-            )
-    if not study.shots or min(study.shots) < 1:
-        raise UserError(f"study.shots is {study.shots}, but must list whole numbers of at least 1")
-    for key, values in (("study.methods", study.methods), ("study.shots", study.shots)):
-        if len(set(values)) < len(values):
-            raise UserError(f"{key} is {values}, which names a value twice")
-    if config.search.draws > study.draws:
-        raise UserError(
-            f"search.draws is {config.search.draws}, but study.draws is only {study.draws}"
-        )
-    if study.id and not all(c.isalnum() or c in "-_." for c in study.id):
-        raise UserError(f"study.id is '{study.id}', but may hold only letters, digits and - _ .")
+def _leave_default_choices(space: SpaceConfig, layers: Sequence[Mapping[str, Any]]) -> None:
+    """Let ``low`` and ``high`` replace the choices of the layers before, the defaults included."""
+    for layer in layers:
+        given = (layer.get("search") or {}).get("space") or {}
+        for name, keys in given.items():
+            dimension = getattr(space, name)
+            if keys is None or dimension is None:
+                continue
+            if keys.get("choices") is not None:
+                dimension.choices = list(keys["choices"])
+            elif {"low", "high"} & set(keys):
+                dimension.choices = None

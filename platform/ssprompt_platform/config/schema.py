@@ -23,7 +23,9 @@ class StudyConfig:
 
     name: str = _option("", "name in tables and MLflow; empty: the name of the study file")
     id: str = _option(
-        "", "identity; an id given again continues that study; empty: name and UTC time"
+        "",
+        "identity; an id given again continues or extends that study; empty: the unfinished study "
+        "of this very configuration, or a new one, named by name and UTC time",
     )
     methods: list[str] = _option(
         ["zero_shot", "linear_probe", "xy_points", "spa", "sem", "ssprompt"],
@@ -49,7 +51,8 @@ class StudyConfig:
     )
     resume: str = _option(
         "auto",
-        "auto: continue this study where it was begun; never: begin anew; must: only continue",
+        "auto: continue the study where it was begun; never: begin a new one, whose id must be "
+        "new; must: only continue one",
         choices=("auto", "never", "must"),
     )
     dry_run: bool = _option(False, "print the resolved study and run nothing")

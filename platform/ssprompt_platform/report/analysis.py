@@ -1,6 +1,7 @@
 """What a study shows beyond its scores: tables and pictures, made from the finished fits.
 
-Nothing here chooses anything: test labels and predictions are shown, never selected by.
+Nothing here chooses anything, and nothing asks for a test label: what pictures show of the test
+split was kept by the fits that scored it.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ import numpy as np
 
 from ssprompt_core.analysis.attention import AttentionUnavailableError
 from ssprompt_core.methods import METHODS
-from ssprompt_platform.final import WORST, FinalBench, load_predictions
+from ssprompt_platform.final import WORST, FinalBench, load_shown
 from ssprompt_platform.plan import FitKey, StudyPlan
 from ssprompt_platform.prepare import Prepared
 from ssprompt_platform.report.attention import attention_maps, attention_rows
 from ssprompt_platform.report.figures_analysis import (
-    Failure,
     class_heatmap,
     failure_cases,
     weight_strips,
+    wrong_share,
 )
 from ssprompt_platform.report.figures_attention import mean_attention, prompt_attention
 from ssprompt_platform.report.prompt_tables import (
@@ -34,7 +35,7 @@ from ssprompt_platform.report.prompt_tables import (
     weight_summary,
     write_csv,
 )
-from ssprompt_platform.scoring import ground_truth, worst_images
+from ssprompt_platform.scoring import ShownImage
 from ssprompt_platform.storage import StudyFolder, write_text
 
 _ATTENTION_IMAGES = 3
@@ -80,7 +81,8 @@ def analyse(
         per_class: Scores per method, K and class.
     """
     analysis = Analysis()
-    prompts = read_prompts(prepared.plan, final.fits)
+    read = read_prompts(prepared.plan, final.fits)
+    prompts = {key: tensors for key, tensors in read.items() if key in fits}
     _classes(analysis, prepared, rows, per_class)
     _weights(analysis, prepared, prompts)
     _names(analysis, prepared, prompts)
@@ -210,11 +212,13 @@ def _failures(
     fits: Mapping[FitKey, dict[str, Any]],
 ) -> None:
     plan, dataset = prepared.plan, prepared.dataset
-    shown = shown_fits(plan)
-    scores: dict[str, Any] = {m: fits[key].get("image_miou") for m, key in shown.items()}
-    method = main_method(prepared.config.study.methods)
+    analysis.record["failures"] = []
+    shown = {method: key for method, key in shown_fits(plan).items() if key in fits}
+    if not shown:
+        analysis.missing.append("Failure cases: no fit that pictures show is finished.")
+        return
+    scores: dict[str, Any] = {method: fits[key].get("image_miou") for method, key in shown.items()}
     if None in scores.values():
-        analysis.record["failures"] = []
         analysis.missing.append(
             "Failure cases: some fits are of an older version, which kept no score per image."
         )
@@ -223,26 +227,23 @@ def _failures(
     write_csv(
         table,
         [
-            {"image": image_id, **{m: scores[m][number] for m in prepared.config.study.methods}}
+            {"image": image_id, **{method: scores[method][number] for method in shown}}
             for number, image_id in enumerate(plan.test_ids)
         ],
     )
+    analysis.exhibits.append(
+        Exhibit(table, "mIoU of each test image by itself, of each method at the largest K, draw "
+                       "0; empty where the label shows no class")
+    )  # fmt: skip
+    method = main_method(list(shown))
     key = shown[method]
-    of_image = dict(zip(plan.test_ids, scores[method], strict=True))
-    maps = load_predictions(final.fits, key)
-    failures = [
-        Failure(
-            image_id,
-            of_image[image_id],
-            dataset.image(image_id),
-            ground_truth(final.bench, image_id),
-            maps[image_id],
-        )
-        for image_id in worst_images(plan.test_ids, scores[method], WORST)
-    ]
+    failures = worst_shown(load_shown(final.fits, key))
+    if not failures:
+        analysis.missing.append("Failure cases: no test label shows a class.")
+        return
     analysis.record["failures"] = [
         {"method": method, "shots": key.shots, "draw": 0, "image": failure.image_id,
-         "miou": failure.miou, "wrong": failure.wrong_share()}
+         "miou": failure.miou, "wrong": wrong_share(failure)}
         for failure in failures
     ]  # fmt: skip
     picture = prepared.folder.pictures / "failures.png"
@@ -252,12 +253,19 @@ def _failures(
         dataset.class_names,
         f"The worst test images of {method} at K = {key.shots}, draw 0. {_title(prepared)}",
     )
-    analysis.exhibits += [
+    analysis.exhibits.append(
         Exhibit(picture, f"the test images of lowest mIoU of `{method}` at K = {key.shots}, draw "
-                         "0; errors are black, pixels of no class white"),
-        Exhibit(table, "mIoU of each test image by itself, of each method at the largest K, draw "
-                       "0; empty where the label shows no class"),
-    ]  # fmt: skip
+                         "0; errors are black, pixels of no class white")
+    )  # fmt: skip
+
+
+def worst_shown(images: Sequence[ShownImage]) -> list[ShownImage]:
+    """The worst test images of a fit, worst first, of those that it kept: all of them are among.
+
+    An image without a score is not among them.
+    """
+    scored = [image for image in images if image.miou is not None]
+    return sorted(scored, key=lambda image: image.miou or 0.0)[:WORST]
 
 
 def _attention(
@@ -317,9 +325,12 @@ def _attending_fit(prepared: Prepared, prompts: Mapping[FitKey, Prompts]) -> Fit
     methods = prepared.config.study.methods
     shown = shown_fits(prepared.plan)
     for method in dict.fromkeys([main_method(methods), *reversed(methods)]):
-        tensors = prompts.get(shown[method], {})
+        key = shown.get(method)
+        if key is None:
+            continue
+        tensors = prompts.get(key, {})
         if METHODS[method].uses_support and (
             "resolved.spatial_weight" in tensors or "resolved.points" in tensors
         ):
-            return shown[method]
+            return key
     return None

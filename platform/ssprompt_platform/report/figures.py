@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from ssprompt_core.data.dataset import IGNORE
+from ssprompt_platform.report.figures_base import limit_to_iou, method_styles, short
 from ssprompt_platform.storage import write_whole
 
 # seventeen hues that stay apart on white, then repeated for more classes
@@ -27,8 +28,6 @@ _PALETTE = np.array(
     np.uint8,
 )  # fmt: skip
 
-_LINES = ("#0072B2", "#E69F00", "#785E3C", "#56B4E9", "#009E73", "#CC79A7", "#D55E00")
-"""Hues that people with any kind of colour vision tell apart."""
 _PANELS = 8
 """Pictures in a row: more would be too small on a page."""
 
@@ -41,7 +40,14 @@ def colour_labels(label_HW: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def learning_curve(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> None:
-    """MIoU over K with confidence intervals, one line per method, as a PNG.
+    """The figure of :func:`curve_figure` as a PNG."""
+    figure = curve_figure(rows)
+    figure.suptitle(title, fontsize=10)
+    save(figure, path)
+
+
+def curve_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """MIoU over K with confidence intervals, one line per method.
 
     A method that learns nothing has neither K nor draws: a line without points.
     """
@@ -49,7 +55,7 @@ def learning_curve(path: Path, rows: Sequence[Mapping[str, Any]], title: str) ->
     methods = list(dict.fromkeys(row["method"] for row in rows))
     figure = Figure(figsize=(7.8, max(4.2, 0.28 * len(methods) + 1)), dpi=150, layout="constrained")
     axes = figure.subplots()
-    styles = _styles(methods, {row["method"] for row in rows if row["deterministic"]})
+    styles = method_styles(methods, {row["method"] for row in rows if row["deterministic"]})
     for number, method in enumerate(methods):
         own = sorted((r for r in rows if r["method"] == method), key=lambda r: r["shots"])
         style = {"label": method, "linewidth": 1.3, **styles[method]}
@@ -65,39 +71,13 @@ def learning_curve(path: Path, rows: Sequence[Mapping[str, Any]], title: str) ->
     axes.set_xscale("log", base=2)
     axes.set_xticks(shots, [str(k) for k in shots])
     axes.minorticks_off()
-    low, high = axes.get_ylim()
-    # an interval over very few draws may reach far outside of what an IoU can be
-    axes.set_ylim(max(low, 0.0), min(high, 1.0))
+    limit_to_iou(axes)
     axes.set_xlabel("K, labelled images per class")
-    axes.set_ylabel("mIoU on the test split (mean, 95 % CI)")
-    axes.set_title(title, fontsize=10)
-    axes.grid(alpha=0.3)
+    axes.set_ylabel("mIoU on the test split (mean, 95 % interval)")
+    axes.grid(color="#e4e4e4")
     # beside the axes: inside it would cover an interval
-    figure.legend(loc="outside right upper", fontsize=8)
-    save(figure, path)
-
-
-def _styles(methods: Sequence[str], deterministic: Set[str]) -> dict[str, dict[str, Any]]:
-    """Line of each method: an ablation has its method's colour, what learns nothing is grey."""
-    styles: dict[str, dict[str, Any]] = {}
-    colours: dict[str, str] = {}
-    for method in methods:
-        if method in deterministic:
-            rank = sum(known in deterministic for known in styles)
-            styles[method] = {
-                "color": ("black", "0.5")[rank % 2],
-                "linestyle": ("--", ":", "-.")[rank % 3],
-            }
-            continue
-        family = method.removesuffix("_embedding_only").removesuffix("_weight_only")
-        colour = colours.setdefault(family, _LINES[len(colours) % len(_LINES)])
-        kind = 0 if method == family else 1 if method.endswith("_embedding_only") else 2
-        styles[method] = {
-            "color": colour,
-            "marker": ("o", "s", "^")[kind],
-            "linestyle": ("-", ":", "--")[kind],
-        }
-    return styles
+    figure.legend(loc="outside right center", fontsize=8)
+    return figure
 
 
 def overlay(
@@ -107,17 +87,28 @@ def overlay(
     predicted: Mapping[str, NDArray[np.uint8]],
     class_names: Sequence[str],
 ) -> None:
-    """Image, ground truth and the predictions of each method side by side, as a PNG.
+    """The figure of :func:`overlay_figure` as a PNG."""
+    save(overlay_figure(image_HW3, truth_HW, predicted, class_names), path)
+
+
+def overlay_figure(
+    image_HW3: NDArray[np.uint8],
+    truth_HW: NDArray[np.uint8],
+    predicted: Mapping[str, NDArray[np.uint8]],
+    class_names: Sequence[str],
+    across: int = _PANELS,
+) -> Figure:
+    """Image, ground truth and the predictions of each method side by side.
 
     Args:
-        path: Where to write.
         image_HW3: The picture.
         truth_HW: Its class map.
         predicted: Class map of each method.
         class_names: For the legend.
+        across: Most pictures in a row.
     """
     panels = {"image": None, "ground truth": truth_HW, **predicted}
-    rows = math.ceil(len(panels) / _PANELS)
+    rows = math.ceil(len(panels) / across)
     columns = math.ceil(len(panels) / rows)
     height = 2.0 * rows * min(1.5, image_HW3.shape[0] / image_HW3.shape[1]) + 0.3 * rows + 0.5
     figure = Figure(figsize=(2.1 * columns, height), dpi=130, layout="constrained")
@@ -126,9 +117,9 @@ def overlay(
         axes.set_axis_off()
     for axes, (title, label_HW) in zip(places, panels.items(), strict=False):
         axes.imshow(image_HW3 if label_HW is None else tint(image_HW3, label_HW))
-        axes.set_title(title, fontsize=9)
+        axes.set_title(title, fontsize=9, loc="center")
     class_legend(figure, (truth_HW, *predicted.values()), class_names)
-    save(figure, path)
+    return figure
 
 
 def class_legend(
@@ -137,7 +128,8 @@ def class_legend(
     """A legend below the figure of the classes that some maps show."""
     shown = sorted({int(c) for label_HW in maps for c in np.unique(label_HW)} - {IGNORE})
     handles = [
-        Patch(color=tuple(_PALETTE[c % len(_PALETTE)] / 255), label=class_names[c]) for c in shown
+        Patch(color=tuple(_PALETTE[c % len(_PALETTE)] / 255), label=short(class_names[c]))
+        for c in shown
     ]
     handles += extra
     # of equal width in inches; a legend wider than the figure would be cut off

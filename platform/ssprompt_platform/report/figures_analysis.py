@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from ssprompt_core.data.dataset import IGNORE
 from ssprompt_platform.report.figures import class_legend, save, tint
+from ssprompt_platform.scoring import ShownImage
 
 _MEANS = ("mIoU", "mean")
 _MOST_NUMBERED = 30
@@ -192,32 +192,14 @@ def _strips(
         axes.hlines(means, at - step / 2, at + step / 2, color=colours[k], linewidth=2)
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A badly segmented test image.
-
-    Attributes:
-        image_id: Of the data set.
-        miou: Of this image alone.
-        image: RGB, uint8 ``[H, W, 3]``.
-        truth: Class map, uint8 ``[H, W]``.
-        predicted: Class map, uint8 ``[H, W]``.
-    """
-
-    image_id: str
-    miou: float
-    image: NDArray[np.uint8]
-    truth: NDArray[np.uint8]
-    predicted: NDArray[np.uint8]
-
-    def wrong_share(self) -> float:
-        """Share of the labelled pixels that are wrong, in [0, 1]."""
-        labelled = self.truth != IGNORE
-        return float((self.predicted != self.truth)[labelled].mean())
+def wrong_share(shown: ShownImage) -> float:
+    """Share of the labelled pixels of an image that are wrong, in [0, 1]."""
+    labelled = shown.truth != IGNORE
+    return float((shown.predicted != shown.truth)[labelled].mean())
 
 
 def failure_cases(
-    path: Path, failures: Sequence[Failure], class_names: Sequence[str], title: str
+    path: Path, failures: Sequence[ShownImage], class_names: Sequence[str], title: str
 ) -> None:
     """Image, ground truth, prediction and errors of some images, a row each, as a PNG."""
     heights = [2.1 * min(1.5, f.image.shape[0] / f.image.shape[1]) + 0.2 for f in failures]
@@ -228,7 +210,7 @@ def failure_cases(
             failure.image_id: failure.image,
             "ground truth": tint(failure.image, failure.truth),
             f"prediction, mIoU {failure.miou:.3f}": tint(failure.image, failure.predicted),
-            f"errors, {failure.wrong_share():.0%} of the pixels": _errors(failure),
+            f"errors, {wrong_share(failure):.0%} of the pixels": _errors(failure),
         }
         for axes, (name, picture) in zip(row, panels.items(), strict=True):
             axes.imshow(picture)
@@ -244,7 +226,7 @@ def failure_cases(
     save(figure, path)
 
 
-def _errors(failure: Failure) -> NDArray[np.uint8]:
+def _errors(failure: ShownImage) -> NDArray[np.uint8]:
     """Right pixels as a pale grey picture, wrong ones black, pixels of no class white."""
     grey_HW = 150 + 0.4 * failure.image.mean(axis=2)
     picture = np.repeat(grey_HW[..., None], 3, axis=2)

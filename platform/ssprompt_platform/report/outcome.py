@@ -1,7 +1,8 @@
-"""Turns finished fits into ``results.json``, pictures, MLflow runs and the printed summary."""
+"""Turns a study's folder into ``results.json``, its report, MLflow runs and the printed summary."""
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -11,25 +12,18 @@ from typing import Any
 from rich.console import Console
 
 from ssprompt_platform.encode import Encoded
-from ssprompt_platform.final import (
-    FinalBench,
-    load_predictions,
-    prompts_path,
-    read_fits,
-)
+from ssprompt_platform.final import FinalBench
+from ssprompt_platform.fit_files import load_shown, prompts_path
+from ssprompt_platform.plan import Group
 from ssprompt_platform.prepare import Prepared
 from ssprompt_platform.report.analysis import Exhibit, analyse, index_path, shown_fits, write_index
 from ssprompt_platform.report.figures import learning_curve, overlay
-from ssprompt_platform.report.tables import (
-    SCHEMA,
-    best_table,
-    draws_of,
-    make_per_class,
-    make_rows,
-    score_table,
-    versions,
-)
-from ssprompt_platform.scoring import ground_truth
+from ssprompt_platform.report.gather import StudyData, gather
+from ssprompt_platform.report.page import write_page
+from ssprompt_platform.report.parquet import write_tables
+from ssprompt_platform.report.printed import print_curves, print_results, print_sentences, say
+from ssprompt_platform.report.results import results_of
+from ssprompt_platform.report.tables import draws_of, versions
 from ssprompt_platform.storage import write_json
 from ssprompt_platform.tracking import Tracker, tracking_uri
 
@@ -43,117 +37,80 @@ def publish(
     seconds: Mapping[str, float],
     tracker: Tracker,
 ) -> Outcome:
-    """Write results and pictures, record them in MLflow, and return the results."""
-    folder, plan, dataset = prepared.folder, prepared.plan, prepared.dataset
-    fits = read_fits(plan, folder.fits)
-    rows = make_rows(plan, fits, dataset.thing_classes)
-    per_class = make_per_class(plan, fits, dataset.class_names, dataset.thing_classes)
-    analysis = analyse(prepared, final, fits, rows, per_class)
-    outcome: Outcome = {
-        "schema": SCHEMA,
-        "study": _study_record(prepared, final, encoded),
-        "rows": rows,
-        "per_class": per_class,
+    """Write results, pictures and the report, record them in MLflow, and return the results."""
+    folder = prepared.folder
+    data = gather(folder)
+    analysis = analyse(prepared, final, data.fits, data.rows, data.per_class)
+    outcome = results_of(data)
+    outcome["study"] |= _run_record(prepared, final, encoded)
+    outcome |= {
         "analysis": analysis.record,
         "versions": versions(),
         "seconds": {**seconds, "total": round(sum(seconds.values()), 2)},
     }
-    exhibits = [*_pictures(prepared, final, rows), *analysis.exhibits]
+    exhibits = [*_pictures(prepared, final, data), *analysis.exhibits]
     index = write_index(folder, exhibits, analysis.missing)
     write_json(folder.results, outcome)
     write_json(folder.latest, outcome)
-    for group, row in zip(plan.groups, rows, strict=True):
-        keys = [key for key in sorted(fits) if key.group == group]
-        tracker.final(
-            group,
-            row,
-            draws_of(group, fits),
-            [prompts_path(folder.fits, key) for key in keys],
-        )
-    tracker.finish(rows, [folder.results, index, *(exhibit.path for exhibit in exhibits)])
+    write_tables(data)
+    write_page(data)
+    for row in data.rows:
+        group = Group(row["method"], row["shots"])
+        keys = [key for key in data.fits if key.group == group]
+        prompts = [prompts_path(folder.fits, key) for key in keys]
+        tracker.final(group, row, draws_of(group, data.fits), prompts)
+    pictures = [exhibit.path for exhibit in exhibits]
+    tracker.attach(folder.report)
+    tracker.finish(data.rows, [folder.results, index, *pictures])
     return outcome
 
 
 def summarise(outcome: Outcome, console: Console) -> None:
-    """Print the tables and where everything lies."""
+    """Print the tables, what they say, and where everything lies."""
     study = outcome["study"]
-    title = (
-        f"mIoU of {study['model']} on {study['test_images']} test images of {study['data']}: "
-        f"mean [95 % confidence interval] over n support draws; fixed: sees no support image"
-    )
-    if not console.is_terminal:
-        console.width = 240  # a file or a pipe has no width: tables take what they need
-    console.print(f"\n{title}", highlight=False, markup=False, soft_wrap=True)
-    console.print(score_table(outcome["rows"]))
-    console.print("\nBest hyperparameters")
-    console.print(best_table(outcome["rows"]))
-    lines = {
-        "selected on": study["selection"],
+    print_results(console, outcome)
+    print_curves(console, outcome["statistics"]["curves"], outcome["rows"])
+    print_sentences(console, "How", study["protocol"])
+    say(console)
+    for name, value in {
+        "report": study["report"],
         "results": study["results"],
         "learned prompts": f"{study['prompts']}/*.safetensors",
         "analysis": study["analysis"],
         "pictures": study["pictures"],
         "MLflow UI": study["mlflow_command"],
+        "report again": study["report_command"],
         "seconds": f"{outcome['seconds']['total']:.0f}",
-    }
-    for name, value in lines.items():
-        console.print(f"{name:<16} {value}", highlight=False, markup=False, soft_wrap=True)
+    }.items():
+        say(console, f"{name:<16} {value}")
 
 
-def _study_record(prepared: Prepared, final: FinalBench, encoded: Encoded) -> dict[str, Any]:
-    config, folder, plan, dataset = (
-        prepared.config,
-        prepared.folder,
-        prepared.plan,
-        prepared.dataset,
-    )
-    uri = tracking_uri(config, folder)
+def _run_record(prepared: Prepared, final: FinalBench, encoded: Encoded) -> dict[str, Any]:
+    """What the run that ended the study adds: its workers, and where things lie."""
+    folder = prepared.folder
+    uri = tracking_uri(prepared.config, folder)
+    python = Path(sys.executable)
+    report = (str(python), "jobs/report.py", str(folder.path))
     return {
-        "id": folder.study_id,
-        "name": config.study.name,
-        "methods": list(config.study.methods),
-        "shots": sorted(config.study.shots),
-        "draws": config.study.draws,
-        "seed": config.study.seed,
-        "selection": _selection(prepared),
-        "trials": config.search.trials,
-        "data": dataset.name,
-        "classes": list(dataset.class_names),
-        "train_pool": len(dataset.ids("train")),
-        "test_images": len(plan.test_ids),
-        "model": config.model.name,
-        "text_encoder": config.model.text_encoder,
-        "fingerprints": prepared.fingerprints,
         "embeddings": asdict(encoded),
         "workers": asdict(final.bench.resources),
         "results": str(folder.results),
+        "report": str(folder.report / "index.html"),
         "prompts": str(folder.fits),
         "analysis": str(index_path(folder)),
         "pictures": str(folder.pictures),
         "mlflow_uri": uri,
-        "mlflow_command": f"{Path(sys.executable).parent}/mlflow ui --backend-store-uri {uri}",
+        "mlflow_command": f"{python.parent}/mlflow ui --backend-store-uri {uri}",
+        "report_command": shlex.join(report),
     }
 
 
-def _selection(prepared: Prepared) -> str:
-    """How hyperparameters were chosen, in words, so that the table can be judged."""
-    config, plan = prepared.config, prepared.plan
-    if not plan.searched:
-        return "documented defaults, no search"
-    if config.study.selection == "validation":
-        return f"the whole validation split ({len(prepared.dataset.ids('val'))} labelled images)"
-    counts = {k: len(ids) for (number, k), ids in plan.search_ids.items() if number == 0}
-    listed = ", ".join(f"{counts[k]} images at K = {k}" for k in sorted(counts))
-    return (
-        f"min(K, 4) more labelled images per class from the train pool ({listed}; "
-        f"{config.search.draws} support draw(s)); never the test split"
-    )
-
-
-def _pictures(prepared: Prepared, final: FinalBench, rows: list[dict[str, Any]]) -> list[Exhibit]:
-    folder, plan, dataset = prepared.folder, prepared.plan, prepared.dataset
+def _pictures(prepared: Prepared, final: FinalBench, data: StudyData) -> list[Exhibit]:
+    folder = prepared.folder
+    if not data.rows:
+        return []
     curve = folder.pictures / "learning-curve.png"
-    learning_curve(curve, rows, f"{dataset.name}, {prepared.config.model.name}: {folder.study_id}")
+    learning_curve(curve, data.rows, f"{data.facts['data']}, {data.facts['model']}: {data.id}")
     exhibits = [
         Exhibit(
             curve,
@@ -161,21 +118,27 @@ def _pictures(prepared: Prepared, final: FinalBench, rows: list[dict[str, Any]])
             "methods that learn nothing",
         )
     ]
+    return exhibits + _overlays(prepared, final, data)
+
+
+def _overlays(prepared: Prepared, final: FinalBench, data: StudyData) -> list[Exhibit]:
+    """The pictured test images with every method's prediction, as the final fits kept them."""
+    folder, plan = prepared.folder, prepared.plan
     largest = max(group.shots for group in plan.groups)
-    shown = shown_fits(plan)
-    maps = {
-        method: load_predictions(final.fits, shown[method])
-        for method in prepared.config.study.methods
+    shown = {
+        method: {image.image_id: image for image in load_shown(folder.fits, key)}
+        for method, key in shown_fits(plan).items()
+        if key in data.fits
     }
+    exhibits = []
     for image_id in final.pictured:
+        of_image = {m: images[image_id] for m, images in shown.items() if image_id in images}
+        if not of_image:
+            continue
+        first = next(iter(of_image.values()))
         path = folder.pictures / f"overlay-k{largest}-{_safe(image_id)}.png"
-        overlay(
-            path,
-            dataset.image(image_id),
-            ground_truth(final.bench, image_id),
-            {method: of_image[image_id] for method, of_image in maps.items()},
-            dataset.class_names,
-        )
+        predicted = {method: image.predicted for method, image in of_image.items()}
+        overlay(path, first.image, first.truth, predicted, data.facts["classes"])
         exhibits.append(Exhibit(path, f"predictions of all methods at K = {largest}, draw 0"))
     return exhibits
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ssprompt_core.analysis.names import name_similarity
 from ssprompt_core.methods import METHODS
-from ssprompt_platform.final import prompts_path
+from ssprompt_platform.fit_files import prompts_path, record_path
 from ssprompt_platform.plan import FitKey, Group, StudyPlan
 from ssprompt_platform.storage import write_text
 
@@ -25,9 +25,10 @@ _NEAREST = 3
 
 
 def read_prompts(plan: StudyPlan, fits: Path) -> dict[FitKey, Prompts]:
-    """Prompts of each fit that has some, in the order of methods, K and draws."""
+    """Prompts of each finished fit that has some, in the order of methods, K and draws."""
     order = {group: number for number, group in enumerate(plan.groups)}
-    keys = sorted(plan.fits, key=lambda key: (order[key.group], key.draw))
+    done = [key for key in plan.fits if record_path(fits, key).is_file()]
+    keys = sorted(done, key=lambda key: (order[key.group], key.draw))
     read = {key: load_file(prompts_path(fits, key)) for key in keys}
     return {key: tensors for key, tensors in read.items() if "resolved.names" in tensors}
 

@@ -3,71 +3,72 @@
 from __future__ import annotations
 
 import importlib.metadata
-import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from rich.table import Table
-from scipy import stats
 
 from ssprompt_core.methods import METHODS
-from ssprompt_platform.plan import FitKey, Group, StudyPlan
+from ssprompt_platform.plan import FitKey, Group
+from ssprompt_platform.stats.intervals import bootstrap_interval, t_interval
 
-SCHEMA = 1
 _PACKAGES = (
     "ssprompt", "torch", "segment-anything", "ray", "optuna", "mlflow", "omegaconf", "numpy",
 )  # fmt: skip
 
 
 def mean_ci95(values: Sequence[float]) -> tuple[float, tuple[float, float] | None]:
-    """Mean and 95 % confidence interval of the mean, by Student's t with n - 1 degrees.
-
-    A normal quantile would be too narrow for so few draws (by a third at n = 5). One value has
-    no interval: None.
-    """
-    array = np.asarray(values, np.float64)
-    mean = float(array.mean())
-    if len(array) < 2:
-        return mean, None
-    half = float(stats.t.ppf(0.975, len(array) - 1) * array.std(ddof=1) / math.sqrt(len(array)))
-    return mean, (mean - half, mean + half)
+    """Mean and its 95 % confidence interval by Student's t; None for the interval of one value."""
+    return float(np.mean(values)), t_interval(values)
 
 
 def draws_of(group: Group, fits: Mapping[FitKey, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Fit records of a group in the order of draws.
+    """Records of a group's finished fits in the order of draws; none where none is finished.
 
     A method that trains nothing has one record for all K: it is the same in every draw.
     """
     if METHODS[group.method].uses_support:
         return [fits[key] for key in sorted(fits) if key.group == group]
-    return [next(fits[key] for key in sorted(fits) if key.method == group.method)]
+    return [fits[key] for key in sorted(fits) if key.method == group.method][:1]
 
 
 def make_rows(
-    plan: StudyPlan, fits: Mapping[FitKey, dict[str, Any]], things: frozenset[int]
+    groups: Sequence[Group],
+    fits: Mapping[FitKey, dict[str, Any]],
+    things: Collection[int],
+    labelled: Mapping[str, float],
 ) -> list[dict[str, Any]]:
-    """One row per method and K.
+    """One row per method and K that has a finished fit.
 
     Args:
-        plan: The study's work.
+        groups: The study's table, in its order.
         fits: Records of its finished fits.
         things: Foreground classes; where there are none, ``things`` and ``stuff`` are None.
+        labelled: Distinct labelled images that each K costs (keys as in JSON).
     """
     rows = []
-    for group in plan.groups:
+    for group in groups:
         records = draws_of(group, fits)
+        if not records:
+            continue
         ious = [record["iou"] for record in records]
-        stuff = frozenset(range(len(ious[0]))) - things
+        stuff = frozenset(range(len(ious[0]))) - frozenset(things)
+        values = [float(record["miou"]) for record in records]
+        bootstrap = bootstrap_interval(values)
+        deterministic = not METHODS[group.method].uses_support
         rows.append(
             {
                 "method": group.method,
                 "shots": group.shots,
                 "metric": "miou",
                 "split": "test",
-                **_spread([float(record["miou"]) for record in records]),
-                "deterministic": not METHODS[group.method].uses_support,
+                **_spread(values),
+                "bootstrap95": list(bootstrap) if bootstrap else None,
+                "draw_numbers": [record["draw"] for record in records],
+                "deterministic": deterministic,
+                "labelled": 0.0 if deterministic else labelled.get(str(group.shots)),
                 "things": _spread(_means(ious, things)) if things else None,
                 "stuff": _spread(_means(ious, stuff)) if things else None,
                 "best": records[0]["hyperparameters"],
@@ -79,16 +80,16 @@ def make_rows(
 
 
 def make_per_class(
-    plan: StudyPlan,
+    groups: Sequence[Group],
     fits: Mapping[FitKey, dict[str, Any]],
     class_names: Sequence[str],
-    things: frozenset[int],
+    things: Collection[int],
 ) -> list[dict[str, Any]]:
-    """IoU per method, K and class: mean over the draws where the class occurs."""
+    """IoU per method, K and class: mean over the finished draws where the class occurs."""
     rows = []
-    for group in plan.groups:
+    for group in groups:
         records = draws_of(group, fits)
-        for c, name in enumerate(class_names):
+        for c, name in enumerate(class_names if records else ()):
             values = [record["iou"][c] for record in records if record["iou"][c] is not None]
             rows.append(
                 {
@@ -102,7 +103,7 @@ def make_per_class(
     return rows
 
 
-def _means(ious: Sequence[Sequence[float | None]], classes: frozenset[int]) -> list[float]:
+def _means(ious: Sequence[Sequence[float | None]], classes: Collection[int]) -> list[float]:
     """Mean IoU over some classes in each draw, where any of them occurs."""
     present = [[iou[c] for c in classes if iou[c] is not None] for iou in ious]
     return [float(np.mean(values)) for values in present if values]  # type: ignore[arg-type]
@@ -127,12 +128,12 @@ def versions() -> dict[str, str]:
 
 
 def score_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Methods x shots: mean mIoU, confidence interval and number of draws.
+    """Methods x shots: mean mIoU, confidence interval and number of draws; "-" where none is done.
 
     Where the data tells things from stuff, two more columns give their means at the largest K.
     """
     shots = sorted({row["shots"] for row in rows})
-    sides = ("things", "stuff") if rows[0]["things"] else ()
+    sides = ("things", "stuff") if rows and rows[0]["things"] else ()
     table = Table()
     table.add_column("method")
     table.add_column("trained", justify="right")
@@ -145,11 +146,12 @@ def score_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         trained = ", ".join(
             f"{n:,}" for n in sorted({row["trainable_parameters"] for row in of_method.values()})
         )
-        means = (of_method[shots[-1]][side]["mean"] for side in sides)
+        largest = of_method.get(shots[-1])
+        means = [largest[side]["mean"] if largest else None for side in sides]
         table.add_row(
             method,
             trained,
-            *(_cell(of_method[k]) for k in shots),
+            *(_cell(of_method[k]) if k in of_method else "-" for k in shots),
             *("-" if mean is None else f"{mean:.3f}" for mean in means),
         )
     return table

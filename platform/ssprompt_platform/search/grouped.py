@@ -1,194 +1,240 @@
-"""One Ray Tune run over all (method, K): a searcher that owns one Optuna study for each."""
+"""One Ray Tune run over the whole search: a searcher that owns one Optuna study for each part."""
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import optuna
-from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from ssprompt_platform.config.schema import SearchConfig
-from ssprompt_platform.plan import Group, derive_seed
-from ssprompt_platform.search.space import default_setting, search_space
+from ssprompt_platform.config.schema import Config
+from ssprompt_platform.plan import Group, StudyPlan
+from ssprompt_platform.search.budget import Budget
+from ssprompt_platform.search.proposals import Proposals, Suggestion
+from ssprompt_platform.search.records import State, open_storage
+from ssprompt_platform.storage import StudyFolder
 
-METRIC = "miou"
-
-
-@dataclass(frozen=True)
-class Suggestion:
-    """A trial: which group it belongs to, its number there and its hyperparameters."""
-
-    group: Group
-    number: int
-    hyperparameters: dict[str, Any]
-
-    @property
-    def key(self) -> str:
-        """Identity of the trial within its study, the same after every restart."""
-        return f"{self.group.name}-t{self.number:03d}"
+__all__ = ["GroupedSearch", "Observer", "Suggestion"]
 
 
 class Observer(Protocol):
     """Who wants to know about trials; called in the driver."""
 
     def started(self, trial: Suggestion) -> None:
-        """A trial was proposed."""
+        """A trial begins, or goes on where a kill interrupted it."""
 
     def reported(self, trial: Suggestion, metrics: Mapping[str, Any]) -> None:
-        """A trial finished an epoch."""
+        """A trial finished an epoch, or, where ``metrics`` has ``end``, itself."""
 
-    def ended(self, trial: Suggestion, value: float | None) -> None:
-        """A trial ended with its objective, or with None where it failed."""
+    def ended(
+        self, trial: Suggestion, state: State, value: float | None, cause: str | None
+    ) -> None:
+        """A trial ended; a ``duplicate`` was never started."""
 
 
 class GroupedSearch(Searcher):  # type: ignore[misc]  # Ray ships no types
-    """Feeds the Optuna studies of all groups in turn to one Tuner.
+    """Feeds the Optuna studies of a search in turn to one Tuner.
 
-    A group has at most one trial under way, so the history that a proposal is made from never
-    depends on timing; the groups run side by side. The sampler is seeded anew for each proposal
-    from (seed, group, number): a continued search proposes what an uninterrupted one would.
+    A study proposes ``search.together`` trials at once and the next ones when all of these have
+    ended, so the history that a proposal is made from never depends on timing; the studies run
+    side by side. With ``search.warm_start`` a method's K follow one another.
 
     Args:
-        groups: What is searched.
-        config: The ``search`` group.
-        database: Sqlite file of the Optuna studies.
-        study_id: Prefix of their names.
-        seed: Seed of the proposals.
-        observer: Who is told.
+        plan: What is searched, and what each K costs.
+        config: The whole configuration.
+        folder: Of the study.
+        budget: What the search may use.
     """
 
     def __init__(
         self,
-        groups: Sequence[Group],
-        config: SearchConfig,
-        database: Path,
-        study_id: str,
-        seed: int,
-        observer: Observer,
+        plan: StudyPlan,
+        config: Config,
+        folder: StudyFolder,
+        budget: Budget,
     ) -> None:
         # without a metric: Tune would insist on it in every epoch's report
         super().__init__()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._config, self._seed, self._observer = config, seed, observer
-        storage = optuna.storages.RDBStorage(f"sqlite:///{database}")
-        self._studies = {
-            group: optuna.create_study(
-                storage=storage,
-                study_name=f"{study_id}/{group.name}",
-                direction="maximize",
-                load_if_exists=True,
-            )
-            for group in groups
+        self._config, self._budget = config, budget
+        self._observers: tuple[Observer, ...] = ()
+        folder.optuna.parent.mkdir(parents=True, exist_ok=True)
+        storage = open_storage(folder.optuna)
+        self._parts = {
+            name: Proposals(name, groups, config, storage, folder.study_id, plan.labelled)
+            for name, groups in _parts(plan.searched, config.study.mode).items()
         }
-        self._spaces = {group: search_space(group.method, config.space) for group in groups}
-        # a killed driver leaves trials without an end: they are proposed again under their number
-        self._left_over = {
-            group: study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-            for group, study in self._studies.items()
-        }
+        self._waiting = {n: deque(part.unfinished()) for n, part in self._parts.items()}
         self._under_way: dict[str, Suggestion] = {}
-        self._proposed = {
-            group: sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
-            for group, study in self._studies.items()
-        }
+        self._ended: dict[str, str] = {}
+        self._warmed: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its searcher beside the run; the history that counts is in the database
         return {}
 
+    def observe(self, *observers: Observer) -> None:
+        """Tell these, in this order, and before Optuna: what they keep is there for certain."""
+        self._observers = observers
+
+    def totals(self) -> dict[str, int]:
+        """Trials of each Optuna study, those of earlier parts of the search included."""
+        return {n: p.remaining() + len(p.trials) for n, p in self._parts.items()}
+
     def remaining(self) -> int:
-        """Trials still to be proposed."""
-        return sum(self._remaining(group) for group in self._studies)
+        """Trials that may still run."""
+        return sum(
+            part.remaining() + len(self._waiting[name]) for name, part in self._parts.items()
+        )
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Propose a trial of the idle group that is furthest behind."""
-        busy = {trial.group for trial in self._under_way.values()}
-        waiting = [group for group in self._studies if self._remaining(group) > 0]
-        idle = [group for group in waiting if group not in busy]
-        if not idle:
-            return None if waiting or busy else Searcher.FINISHED
-        # max keeps the first of equals: the order of the table
-        trial = self._propose(max(idle, key=self._remaining))
-        self._under_way[trial_id] = trial
-        self._observer.started(trial)
-        return {
-            "method": trial.group.method,
-            "shots": trial.group.shots,
-            "number": trial.number,
-            "hyperparameters": trial.hyperparameters,
-        }
+        """The next trial of the study that is furthest behind and has one that can run."""
+        for name in sorted(self._parts, key=self._left, reverse=True):
+            trial = self._next(name)
+            if trial is not None:
+                self._under_way[trial_id] = trial
+                for observer in self._observers:
+                    observer.started(trial)
+                return self._tune_config(trial)
+        if self._under_way or len(self._ended) < len(self._parts):
+            return None
+        self._budget.save()
+        return str(Searcher.FINISHED)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Pass on what an epoch reported."""
-        if trial_id in self._under_way:
-            self._observer.reported(self._under_way[trial_id], result)
+        trial = self._under_way.get(trial_id)
+        if trial is not None:
+            for observer in self._observers:
+                observer.reported(trial, result)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tell Optuna the objective; a trial without a finite one is told as failed."""
-        trial = self._under_way.pop(trial_id, None)
-        if trial is None:
-            return
-        value = None if error or result is None else float(result.get(METRIC, math.nan))
-        study = self._studies[trial.group]
-        if value is None or not math.isfinite(value):
-            value = None
-            study.tell(trial.number, state=TrialState.FAIL)
-        else:
-            study.tell(trial.number, value)
-        self._observer.ended(trial, value)
+        """Tell Optuna how a trial ended.
 
-    def best(self) -> dict[Group, Suggestion]:
-        """The best trial of every group.
-
-        Raises:
-            RuntimeError: All trials of a group failed.
+        Without a result that says so the trial was interrupted, with its worker or with the study:
+        it stays open, and goes on when the study does.
         """
-        chosen = {}
-        for group, study in self._studies.items():
-            done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-            if not done:
-                raise RuntimeError(f"every trial of {group.name} failed; see the trials' logs")
-            # of equals the earliest: the default setting, if nothing was better
-            trial = max(done, key=lambda t: (t.value, -t.number))
-            chosen[group] = Suggestion(group, trial.number, dict(trial.params))
+        trial = self._under_way.get(trial_id)
+        if trial is None or error or result is None or "end" not in result:
+            return
+        del self._under_way[trial_id]
+        state: State = result["end"]
+        value: float | None = result["miou"]
+        cause: str | None = result["cause"]
+        if value is not None and not math.isfinite(value):
+            state, value, cause = "failed", None, f"its score is {value}"
+        for observer in self._observers:
+            observer.reported(trial, result)
+            observer.ended(trial, state, value, cause)
+        self._parts[trial.study].end(
+            trial,
+            state,
+            value,
+            cause=cause,
+            scores=result["scores"],
+            rungs={int(step): rung for step, rung in result["rungs"]},
+            seconds=float(result["seconds"]),
+        )
+        self._budget.used(float(result["seconds"]))
+
+    def interrupted(self) -> list[str]:
+        """Keys of trials that were started here and have no end."""
+        return sorted(trial.key for trial in self._under_way.values())
+
+    def best(self) -> dict[Group, dict[str, Any]]:
+        """The best setting of every group that has one.
+
+        A group that was given no time has the defaults; one whose trials all failed has none. In
+        pareto mode a K has one only where trials chose it.
+        """
+        chosen: dict[Group, dict[str, Any]] = {}
+        for part in self._parts.values():
+            found = part.best()
+            if not found and not part.failed():
+                found = {Group(part.method, k): part.default for k in part.shots}
+            chosen |= found
         return chosen
 
-    def values(self) -> dict[str, float | None]:
-        """Objective of every ended trial by its key."""
+    def _left(self, name: str) -> int:
+        return self._parts[name].remaining() + len(self._waiting[name])
+
+    def _next(self, name: str) -> Suggestion | None:
+        """The next trial of a study that must be run; those that are known already are told."""
+        part, waiting = self._parts[name], self._waiting[name]
+        while True:
+            if not waiting and not self._refill(name):
+                return None
+            trial = next((t for t in waiting if self._twin_state(t) != "running"), None)
+            if trial is None:
+                return None
+            waiting.remove(trial)
+            twin = part.twin(trial)
+            if twin is None:
+                return trial
+            state, value = part.repeat(trial, twin)
+            for observer in self._observers:
+                observer.ended(trial, "duplicate", value if state == "complete" else None, None)
+
+    def _refill(self, name: str) -> bool:
+        """Let a study propose, if it may: nothing of it is under way, and it has not ended."""
+        part = self._parts[name]
+        if name in self._ended or any(t.study == name for t in self._under_way.values()):
+            return False
+        if not self._warm(part):
+            return False
+        reason = part.exhausted() or self._budget.exhausted()
+        if reason is not None:
+            self._ended[name] = reason
+            self._budget.ended(name, reason)
+            return False
+        together = min(self._config.search.together, part.remaining())
+        self._waiting[name].extend(part.propose(together))
+        return True
+
+    def _warm(self, part: Proposals) -> bool:
+        """Hand on the best setting of the next smaller K; False while that one still searches."""
+        if not self._config.search.warm_start or part.name in self._warmed:
+            return True
+        smaller = [
+            other
+            for other in self._parts.values()
+            if other.method == part.method and other.shots < part.shots
+        ]
+        if smaller:
+            nearest = max(smaller, key=lambda other: other.shots)
+            if nearest.name not in self._ended:
+                return False
+            for setting in nearest.best().values():
+                part.enqueue(setting)
+        self._warmed.add(part.name)
+        return True
+
+    def _twin_state(self, trial: Suggestion) -> str:
+        twin = self._parts[trial.study].twin(trial)
+        return "running" if twin is not None and not twin.state.is_finished() else "ended"
+
+    def _tune_config(self, trial: Suggestion) -> dict[str, Any]:
+        train, search = self._config.train, self._config.search
+        epochs = trial.hyperparameters.get("epochs") or search.epochs or train.epochs
         return {
-            Suggestion(group, trial.number, {}).key: trial.value
-            for group, study in self._studies.items()
-            for trial in study.get_trials(deepcopy=False)
-            if trial.state.is_finished()
+            "key": trial.key,
+            "method": trial.method,
+            "shots": trial.shots,
+            "hyperparameters": trial.hyperparameters,
+            "epochs": epochs,
+            "rules": self._parts[trial.study].rules(trial, epochs).to_dict(),
         }
 
-    def _remaining(self, group: Group) -> int:
-        return self._config.trials - self._proposed[group]
 
-    def _propose(self, group: Group) -> Suggestion:
-        number = self._proposed[group]
-        self._proposed[group] += 1
-        if self._left_over[group]:
-            frozen = self._left_over[group].pop(0)
-            return Suggestion(group, frozen.number, dict(frozen.params))
-        study, space = self._studies[group], self._spaces[group]
-        if number == 0:
-            study.enqueue_trial(default_setting(group.method, space), skip_if_exists=True)
-        study.sampler = _sampler(self._config, derive_seed(self._seed, group.name, number))
-        trial = study.ask(space)
-        return Suggestion(group, trial.number, dict(trial.params))
-
-
-def _sampler(config: SearchConfig, seed: int) -> optuna.samplers.BaseSampler:
-    if config.sampler == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    # with few trials the usual ten random ones would leave TPE nothing to do
-    startup = min(10, max(3, config.trials // 3))
-    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
+def _parts(searched: Sequence[Group], mode: str) -> dict[str, list[Group]]:
+    """What has an Optuna study of its own: a method at a K, or a method."""
+    parts: dict[str, list[Group]] = {}
+    for group in searched:
+        name = group.name if mode == "per_shot" else f"{group.method}-pareto"
+        parts.setdefault(name, []).append(group)
+    return parts

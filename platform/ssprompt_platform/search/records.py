@@ -99,11 +99,10 @@ def read_studies(folder: StudyFolder) -> dict[str, optuna.Study]:
     if not folder.optuna.is_file():
         return {}
     storage = open_storage(folder.optuna)
-    prefix = f"{folder.study_id}/"
+    # a folder that was renamed still holds the studies of its former id
     return {
-        name.removeprefix(prefix): optuna.load_study(study_name=name, storage=storage)
+        name.partition("/")[2]: optuna.load_study(study_name=name, storage=storage)
         for name in optuna.get_all_study_names(storage)
-        if name.startswith(prefix)
     }
 
 

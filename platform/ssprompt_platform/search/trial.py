@@ -1,124 +1,234 @@
-"""One search trial: fit on a few support draws, score on the selection images, report."""
+"""One search trial: fit and score a setting draw by draw; goes on where a kill left it."""
 
 from __future__ import annotations
 
-import json
 import math
-import tempfile
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from ssprompt_core.data.support import SupportDraw
-from ssprompt_core.methods import FewShotModel
+import numpy as np
+from numpy.typing import NDArray
+
 from ssprompt_core.train.state import TrainState
-from ssprompt_platform.bench import Bench
-from ssprompt_platform.plan import Group, derive_seed
-from ssprompt_platform.scoring import score
+from ssprompt_platform import attempts, checkpoints
+from ssprompt_platform.causes import DivergedError, cause_of
+from ssprompt_platform.plan import Group
+from ssprompt_platform.scoring import miou_of
+from ssprompt_platform.search.pruning import Rules
+from ssprompt_platform.search.records import State
 
-PROGRESS_FILE = "progress.json"
-STATE_FILE = "state.safetensors"
-
-Report = Callable[[dict[str, Any], Path | None], None]
-"""Takes metrics and the folder of a checkpoint, or None where there is none."""
+Report = Callable[[dict[str, Any]], None]
+"""Takes the values of an epoch, or, last of all, those of the trial."""
+OnEpoch = Callable[[Mapping[str, float], TrainState | None, Any], None]
+"""Takes ``epoch`` (of this fit) and ``loss``, a state if one is to be kept, and what is fitted."""
 
 
 @dataclass(frozen=True)
-class TrialBench:
-    """A bench and what all trials of a study have in common.
+class TrialTask:
+    """What a trial is to do, as the searcher tells it.
 
     Attributes:
-        bench: Data without test labels, embeddings and model.
-        draws: The support draws that a trial is scored on.
-        search_ids: For each (draw number, K), the images to score on.
-        seed: Seed of the study: equal draws start every trial from equal numbers.
-        epochs: Epochs of a fit.
+        key: Identity of the trial in its study.
+        group: Method and K.
+        hyperparameters: The setting.
+        epochs: Epochs of each of its fits.
+        rules: What it must reach to go on.
     """
 
-    bench: Bench
-    draws: tuple[SupportDraw, ...]
-    search_ids: dict[tuple[int, int], tuple[str, ...]]
-    seed: int
+    key: str
+    group: Group
+    hyperparameters: Mapping[str, Any]
     epochs: int
+    rules: Rules
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> TrialTask:
+        """Read the searcher's dictionary."""
+        return cls(
+            key=config["key"],
+            group=Group(config["method"], config["shots"]),
+            hyperparameters=config["hyperparameters"],
+            epochs=config["epochs"],
+            rules=Rules.from_dict(config["rules"]),
+        )
 
 
-def run_draws(
-    tools: TrialBench,
-    group: Group,
-    hyperparameters: Mapping[str, Any],
-    report: Report,
-    checkpoint: Path | None,
-    *,
-    rank: int = 0,
-    world_size: int = 1,
-) -> None:
-    """Fit and score one setting draw by draw, from a checkpoint where there is one.
+class Work(Protocol):
+    """What trials are made of: fits on folds of support draws, and their scores."""
 
-    Every report carries ``epoch``, counted over all draws and never restarting; the last one of
-    a draw carries ``miou``, the mean over the draws so far. A diverged fit reports NaN and ends.
+    @property
+    def draws(self) -> int:
+        """Support draws that a trial is scored on."""
+
+    def folds(self, draw: int, shots: int) -> int:
+        """Fits that the score of a draw is pooled over."""
+
+    def fit(
+        self, task: TrialTask, draw: int, fold: int, on_epoch: OnEpoch, state: TrainState | None
+    ) -> Any:
+        """Fit one fold, from a state where there is one; what it returns can be scored."""
+
+    def confusion(self, fitted: Any, task: TrialTask, draw: int, fold: int) -> NDArray[np.int64]:
+        """Confusion matrix ``[C, C]`` over the images that the fold is scored on."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a trial keeps its state.
+
+    Attributes:
+        folder: The trial's own folder.
+        session: Identity of the driver's process.
+        alone: Whether one worker does the whole trial. Workers that share one wait for each other:
+            a fault of one is raised, so that all of them stop.
+        writes: Whether this worker writes; of several that share a trial one does.
     """
-    scores, state = _load(checkpoint)
-    for number in range(len(scores), len(tools.draws)):
-        model, loss = _fit_draw(tools, group, hyperparameters, number, report, scores, state)
-        state = None
-        epoch = (number + 1) * tools.epochs
+
+    folder: Path
+    session: str
+    alone: bool = True
+    writes: bool = True
+
+
+@dataclass
+class _Progress:
+    """What a trial has done so far, as its checkpoint keeps it."""
+
+    scores: list[float] = field(default_factory=list)
+    confusion: list[list[int]] | None = None
+    folds: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    rungs: list[tuple[int, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    end: dict[str, Any] | None = None
+
+
+class _BeatenError(Exception):
+    """Others did better at this point; the trial ends."""
+
+
+def run_trial(work: Work, task: TrialTask, place: Place, report: Report) -> None:
+    """Run a trial to its end, from its checkpoint where there is one.
+
+    A fault of the trial is its result and raises nothing, where one worker does it alone.
+
+    The last report carries ``end`` (``complete``, ``pruned`` or ``failed``), ``miou``, ``scores``
+    by draw, ``rungs`` (step and value pairs), ``history`` by epoch, ``seconds`` and, where it
+    failed, ``cause``. A trial that had ended before reports the same again.
+    """
+    trial = _Trial(work, task, place, report)
+    report(trial.run())
+
+
+def give_up(work: Work, task: TrialTask, place: Place, cause: str) -> dict[str, Any]:
+    """The last report of a trial that failed where its own code could not tell."""
+    trial = _Trial(work, task, place, lambda values: None)
+    return trial.fail(cause)
+
+
+class _Trial:
+    def __init__(self, work: Work, task: TrialTask, place: Place, report: Report) -> None:
+        self._work, self._task, self._place, self._send = work, task, place, report
+        kept = checkpoints.load(place.folder)
+        record, self._state = kept if kept is not None else ({}, None)
+        self._progress = _Progress(**record)
+        self._before, self._begun = self._progress.seconds, time.monotonic()
+
+    def run(self) -> dict[str, Any]:
+        progress = self._progress
+        if progress.end is None:
+            place = self._place
+            if place.alone and attempts.count(place.folder, place.session) > attempts.MOST:
+                return self.fail(_lost(progress))
+            self._try()
+        return self._last()
+
+    def fail(self, cause: str) -> dict[str, Any]:
+        self._end("failed", None, cause)
+        return self._last()
+
+    def _last(self) -> dict[str, Any]:
+        progress = self._progress
+        assert progress.end is not None
+        return {
+            **progress.end,
+            "scores": progress.scores,
+            "rungs": progress.rungs,
+            "history": progress.history,
+            "seconds": progress.seconds,
+        }
+
+    def _try(self) -> None:
+        progress = self._progress
+        try:
+            for draw in range(len(progress.scores), self._work.draws):
+                self._run_draw(draw)
+                mean = float(np.mean(progress.scores))
+                if self._task.rules.rival:
+                    progress.rungs.append((len(progress.scores), mean))
+                if self._task.rules.beaten_over(progress.scores):
+                    raise _BeatenError
+                self._save(None)
+        except _BeatenError:
+            self._end("pruned", progress.rungs[-1][1], None)
+        except Exception as error:
+            if not self._place.alone:
+                raise
+            self._end("failed", None, cause_of(error))
+        else:
+            self._end("complete", float(np.mean(progress.scores)), None)
+
+    def _run_draw(self, draw: int) -> None:
+        progress, shots = self._progress, self._task.group.shots
+        for fold in range(progress.folds, self._work.folds(draw, shots)):
+            state, self._state = self._state, None
+            fitted = self._work.fit(self._task, draw, fold, self._on_epoch, state)
+            confusion_CC = self._work.confusion(fitted, self._task, draw, fold)
+            if progress.confusion is not None:
+                confusion_CC = confusion_CC + np.asarray(progress.confusion, np.int64)
+            progress.confusion, progress.folds = confusion_CC.tolist(), fold + 1
+            if fold + 1 < self._work.folds(draw, shots):
+                self._save(None)
+        assert progress.confusion is not None
+        progress.scores.append(miou_of(np.asarray(progress.confusion, np.int64)))
+        progress.confusion, progress.folds = None, 0
+
+    def _on_epoch(
+        self, metrics: Mapping[str, float], reached: TrainState | None, fitting: Any
+    ) -> None:
+        progress, task = self._progress, self._task
+        epoch, loss = int(metrics["epoch"]), float(metrics["loss"])
         if not math.isfinite(loss):
-            report({"epoch": epoch, "loss": loss, "miou": math.nan}, None)
-            return
-        ids = tools.search_ids[number, group.shots]
-        scores.append(score(tools.bench, model, ids, rank=rank, world_size=world_size).miou)
-        mean = sum(scores) / len(scores)
-        _report(report, {"epoch": epoch, "miou": mean, "draws": len(scores)}, scores, None)
+            raise DivergedError(epoch, loss)
+        done = [self._work.folds(draw, task.group.shots) for draw in range(len(progress.scores))]
+        fits = sum(done) + progress.folds
+        entry = {"epoch": fits * task.epochs + epoch, "loss": loss}
+        progress.history.append(entry)
+        if fits == 0 and epoch in task.rules.rungs:
+            entry["value"] = miou_of(self._work.confusion(fitting, task, 0, 0))
+            progress.rungs.append((epoch, entry["value"]))
+            if task.rules.beaten_at(epoch, entry["value"]):
+                raise _BeatenError
+        if reached is not None:
+            self._save(reached)
+        self._send(entry)
+
+    def _end(self, state: State, value: float | None, cause: str | None) -> None:
+        self._progress.end = {"end": state, "miou": value, "cause": cause}
+        self._save(None)
+
+    def _save(self, state: TrainState | None) -> None:
+        self._progress.seconds = self._before + time.monotonic() - self._begun
+        if self._place.writes:
+            checkpoints.save(self._place.folder, vars(self._progress), state)
 
 
-def _fit_draw(
-    tools: TrialBench,
-    group: Group,
-    hyperparameters: Mapping[str, Any],
-    number: int,
-    report: Report,
-    scores: list[float],
-    state: TrainState | None,
-) -> tuple[FewShotModel, float]:
-    """Fit one support draw, from a state where there is one; return the model and its loss."""
-    bench, seed = tools.bench, derive_seed(tools.seed, group.shots, number)
-
-    def on_epoch(metrics: dict[str, float], reached: TrainState | None) -> None:
-        epoch = number * tools.epochs + int(metrics["epoch"])
-        _report(report, {"epoch": epoch, "loss": float(metrics["loss"])}, scores, reached)
-
-    model = bench.model(group, hyperparameters, seed)
-    result = bench.fit(
-        model,
-        tools.draws[number].support[group.shots],
-        epochs=tools.epochs,
-        seed=seed,
-        checkpoint_every=bench.train.checkpoint_every,
-        report=on_epoch,
-        get_checkpoint=lambda: state,
+def _lost(progress: _Progress) -> str:
+    epoch = int(progress.history[-1]["epoch"]) if progress.history else 0
+    return (
+        f"its worker died {attempts.MOST} times after epoch {epoch} without getting on: killed by "
+        "the system, out of memory?"
     )
-    return model, result.loss
-
-
-def _report(
-    report: Report, values: dict[str, Any], scores: list[float], state: TrainState | None
-) -> None:
-    """Report values, with a checkpoint where a fit gives its state or a draw is done."""
-    if state is None and "miou" not in values:
-        report(values, None)
-        return
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / PROGRESS_FILE).write_text(json.dumps({"scores": scores}))
-        if state is not None:
-            state.save(folder / STATE_FILE)
-        report(values, folder)
-
-
-def _load(checkpoint: Path | None) -> tuple[list[float], TrainState | None]:
-    if checkpoint is None:
-        return [], None
-    scores: list[float] = json.loads((checkpoint / PROGRESS_FILE).read_text())["scores"]
-    path = checkpoint / STATE_FILE
-    return scores, TrainState.load(path) if path.is_file() else None

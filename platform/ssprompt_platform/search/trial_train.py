@@ -2,65 +2,96 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
 from ray import tune
+from ray.train import TrainingFailedError
 from ray.train.torch import TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 
+from ssprompt_platform import attempts
+from ssprompt_platform.causes import cause_of
 from ssprompt_platform.cluster import limit_threads, prepare_environment
-from ssprompt_platform.plan import Group
-from ssprompt_platform.search.trial import TrialBench, run_draws
-from ssprompt_platform.search.trial_actor import opened
+from ssprompt_platform.search.trial import Place, TrialTask, give_up, run_trial
+from ssprompt_platform.search.work import TrainedWork
 
 
-def trial_on_ray_train(config: dict[str, Any], tools: TrialBench, storage: str) -> None:
-    """Run the trial that Tune's ``config`` describes; Ray Train keeps its files in ``storage``."""
+def trial_on_ray_train(
+    config: dict[str, Any], work: TrainedWork, trials: str, session: str, storage: str
+) -> None:
+    """Run the trial that Tune's ``config`` describes.
+
+    Args:
+        config: From the searcher.
+        work: What trials are made of.
+        trials: Folder of the trials' states.
+        session: Identity of the driver's process.
+        storage: Where Ray Train keeps its own files.
+    """
     prepare_environment()
-    train, resources = tools.bench.train, tools.bench.resources
+    task = TrialTask.of(config)
+    place = Place(Path(trials) / task.key, session, alone=False)
+    shared = ray.put(work)
+    while (start := attempts.count(place.folder, session)) <= attempts.MOST:
+        try:
+            result = _train(config, work, shared, place, f"{task.key}-{session}-{start}", storage)
+        except TrainingFailedError as error:
+            cause = _own_fault(error)
+            if cause is not None:
+                break
+        else:
+            # otherwise a trial that was restarted after its last report would end on a stale value
+            tune.report(result.metrics)
+            return
+    else:
+        cause = f"its workers died {attempts.MOST} times without getting on: out of memory?"
+    tune.report(give_up(work, task, place, cause))
+
+
+def _train(
+    config: dict[str, Any], work: TrainedWork, shared: Any, place: Place, name: str, storage: str
+) -> ray.train.Result:
+    train, resources = work.bench.train, work.bench.resources
     trainer = TorchTrainer(
         _trial_worker,
-        train_loop_config={**config, "tools": ray.put(tools)},
+        train_loop_config={"config": config, "work": shared, "place": place},
         scaling_config=ray.train.ScalingConfig(
             num_workers=train.workers_per_trial,
             use_gpu=resources.gpus_per_worker > 0,
             resources_per_worker=resources.per_worker(),
         ),
+        # a fault is not tried again here: whether it may be, its cause decides
         run_config=ray.train.RunConfig(
-            # the same name after a failure of this actor: Ray Train then finds its checkpoint
-            name=f"trial-{tune.get_context().get_trial_id()}",
-            storage_path=storage,
-            callbacks=[TuneReportCallback()],
-            failure_config=ray.train.FailureConfig(max_failures=1),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+            name=name, storage_path=storage, callbacks=[TuneReportCallback()]
         ),
     )
-    result = trainer.fit()
-    # otherwise a trial that was restarted after its last report would end on a stale value
-    tune.report(result.metrics)
+    return trainer.fit()
 
 
-def _trial_worker(config: dict[str, Any]) -> None:
+def _own_fault(error: TrainingFailedError) -> str | None:
+    """Why the trial itself failed, or None where the system took a worker away."""
+    failures: Mapping[int, BaseException] = getattr(error, "worker_failures", {})
+    for failure in failures.values():
+        cause: BaseException = getattr(failure, "cause", None) or failure
+        if not isinstance(cause, ray.exceptions.RayError):
+            return cause_of(cause)
+    return None if failures else cause_of(error)
+
+
+def _trial_worker(given: dict[str, Any]) -> None:
     """One of the workers that share a trial."""
-    tools: TrialBench = ray.get(config["tools"])
-    limit_threads(tools.bench.resources.cpus_per_worker)
+    work: TrainedWork = ray.get(given["work"])
+    limit_threads(work.bench.resources.cpus_per_worker)
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
-
-    def report(metrics: dict[str, Any], folder: Path | None) -> None:
-        first = folder if rank == 0 else None
-        ray.train.report(metrics, checkpoint=ray.train.Checkpoint(str(first)) if first else None)
-
-    with opened(ray.train.get_checkpoint()) as checkpoint:
-        run_draws(
-            tools,
-            Group(config["method"], config["shots"]),
-            config["hyperparameters"],
-            report,
-            checkpoint,
-            rank=rank,
-            world_size=world_size,
-        )
+    own = given["place"]
+    run_trial(
+        work.shared(rank, world_size),
+        TrialTask.of(given["config"]),
+        Place(own.folder, own.session, alone=False, writes=rank == 0),
+        ray.train.report,
+    )

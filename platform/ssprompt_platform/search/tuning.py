@@ -2,61 +2,109 @@
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from ray import tune
 
 from ssprompt_platform.search.grouped import GroupedSearch
-from ssprompt_platform.search.trial import TrialBench
+from ssprompt_platform.search.trial import Work
 from ssprompt_platform.search.trial_actor import trial_in_actor
 from ssprompt_platform.search.trial_train import trial_on_ray_train
+from ssprompt_platform.search.work import TrainedWork
 from ssprompt_platform.storage import StudyFolder
 
 
+@dataclass(frozen=True)
+class Trainable:
+    """How one trial runs on the cluster.
+
+    Attributes:
+        function: Takes the searcher's dictionary.
+        request: Its resources.
+        together: Trials that fit at once; 0: as many as the cluster has resources for.
+        reuse: Whether the actor of an ended trial takes the next one.
+    """
+
+    function: Callable[[dict[str, Any]], None]
+    request: Any
+    together: int = 0
+    reuse: bool = True
+
+
+def in_actors(
+    work: Work, folder: StudyFolder, request: dict[str, float], cpus: int = 1
+) -> Trainable:
+    """Trials that one worker does alone."""
+    function = tune.with_parameters(
+        trial_in_actor, work=work, trials=str(folder.trials), session=uuid.uuid4().hex, cpus=cpus
+    )
+    return Trainable(function, request)
+
+
+def on_ray_train(work: TrainedWork, folder: StudyFolder) -> Trainable:
+    """Trials that several workers share."""
+    function = tune.with_parameters(
+        trial_on_ray_train,
+        work=work,
+        trials=str(folder.trials),
+        session=uuid.uuid4().hex[:8],
+        storage=str(folder.tune),
+    )
+    # such a trial only waits for its workers: it must not take a part of a CPU that they need
+    # (Tune refuses a request of nothing at all), nor begin while other trials hold all CPUs
+    together = max(1, work.bench.resources.slots // work.bench.train.workers_per_trial)
+    return Trainable(function, tune.PlacementGroupFactory([{"memory": 1}]), together, reuse=False)
+
+
+def trainable(work: TrainedWork, folder: StudyFolder) -> Trainable:
+    """As ``train.workers_per_trial`` asks for."""
+    if work.bench.train.workers_per_trial > 1:
+        return on_ray_train(work, folder)
+    resources = work.bench.resources
+    return in_actors(work, folder, resources.per_worker(), resources.cpus_per_worker)
+
+
 def run_search(
-    searcher: GroupedSearch, tools: TrialBench, folder: StudyFolder, max_concurrent: int
+    searcher: GroupedSearch, trial: Trainable, folder: StudyFolder, max_concurrent: int
 ) -> None:
     """Run all remaining trials of the searcher in ONE Tuner; needs a connected Ray.
 
     Args:
         searcher: Proposes trials and is told their results.
-        tools: What every trial needs.
-        folder: Of the study; Tune keeps its checkpoints below it.
+        trial: How one runs.
+        folder: Of the study; Tune keeps its own files below it, and none that a study needs.
         max_concurrent: Trials at once; 0: as many as the cluster holds.
+
+    Raises:
+        RuntimeError: Ray lost trials; the same command continues them.
     """
     count = searcher.remaining()
     if not count:
         return
-    resources = tools.bench.resources
-    shared = tools.bench.train.workers_per_trial > 1
-    if shared:
-        # such a trial only waits for its workers: it must not take a part of a CPU that they need
-        # (Tune refuses a request of nothing at all), nor begin while other trials hold all CPUs
-        function = tune.with_parameters(trial_on_ray_train, tools=tools, storage=str(folder.tune))
-        request: Any = tune.PlacementGroupFactory([{"memory": 1}])
-        together = max(1, resources.slots // tools.bench.train.workers_per_trial)
-        max_concurrent = min(max_concurrent or together, together)
-    else:
-        function = tune.with_parameters(trial_in_actor, tools=tools)
-        request = resources.per_worker()
+    limit = min((n for n in (max_concurrent, trial.together) if n), default=None)
     tuner = tune.Tuner(
-        tune.with_resources(function, request),
+        tune.with_resources(trial.function, trial.request),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             num_samples=count,
-            max_concurrent_trials=max_concurrent or None,
-            reuse_actors=not shared,
-            trial_dirname_creator=lambda trial: (
-                f"{trial.config['method']}-k{trial.config['shots']}-"
-                f"t{trial.config['number']:03d}-{trial.trial_id}"
-            ),
+            max_concurrent_trials=limit,
+            reuse_actors=trial.reuse,
+            trial_dirname_creator=lambda of: f"{of.config['key']}-{of.trial_id}",
         ),
         run_config=tune.RunConfig(
             name="search",
             storage_path=str(folder.tune),
             verbose=0,
-            failure_config=tune.FailureConfig(max_failures=1),
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+            # a worker may be lost any number of times; a trial that gets nowhere ends by itself
+            failure_config=tune.FailureConfig(max_failures=-1),
         ),
     )
     tuner.fit()
+    lost = searcher.interrupted()
+    if lost:
+        raise RuntimeError(
+            f"Ray ended without results of {', '.join(lost)}; the same command continues them"
+        )

@@ -11,21 +11,19 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
-from samples import STUDIES, write_image_folder
+from small_fits import small_bench
 
 from ssprompt_core.analysis.attention import AttentionUnavailableError
-from ssprompt_platform.bench import Bench
-from ssprompt_platform.cluster import Resources
-from ssprompt_platform.config import load_config
-from ssprompt_platform.final import FinalBench, load_predictions, read_fits, run_fit
+from ssprompt_platform.final import FinalBench, load_shown, read_fits, run_fit
 from ssprompt_platform.plan import FitKey, Group, StudyPlan
-from ssprompt_platform.prepare import Prepared, prepare
+from ssprompt_platform.prepare import Prepared
 from ssprompt_platform.report.analysis import (
     Analysis,
     Exhibit,
     analyse,
     main_method,
     shown_fits,
+    worst_shown,
     write_index,
 )
 from ssprompt_platform.report.attention import attention_maps, attention_rows
@@ -39,8 +37,8 @@ from ssprompt_platform.report.prompt_tables import (
     write_csv,
 )
 from ssprompt_platform.report.tables import make_per_class, make_rows
-from ssprompt_platform.scoring import worst_images
-from ssprompt_platform.search.space import default_setting, search_space
+from ssprompt_platform.scoring import ShownImage
+from ssprompt_platform.sealed import SealedDataset
 
 METHODS = ("zero_shot", "linear_probe", "sem_weight_only", "ssprompt")
 NAMES = ("ground", "box", "ball")
@@ -55,35 +53,18 @@ class Finished:
     fits: dict[FitKey, dict[str, Any]]
 
     def analysis(self) -> Analysis:
-        rows = make_rows(self.prepared.plan, self.fits, frozenset({1, 2}))
-        classes = make_per_class(self.prepared.plan, self.fits, NAMES, frozenset({1, 2}))
+        groups, things = self.prepared.plan.groups, frozenset({1, 2})
+        rows = make_rows(groups, self.fits, things, self.prepared.plan.labelled)
+        classes = make_per_class(groups, self.fits, NAMES, things)
         return analyse(self.prepared, self.final, self.fits, rows, classes)
 
 
 def finish(folder: Path, methods: tuple[str, ...], *words: str) -> Finished:
     """Fit everything of a small study for two steps, without a cluster."""
-    small = [
-        "study=smoke", "study.draws=2", "search.trials=0", "train.epochs=1",
-        "train.steps_per_epoch=2", "train.batch_size=2", "search.space.num_prompts.choices=[4]",
-        f"study.methods=[{','.join(methods)}]", f"storage.root={folder / 'runs'}", "study.id=s",
-    ]  # fmt: skip
-    base = write_image_folder(folder / "data")
-    prepared = prepare(load_config([*small, *base, *words], STUDIES))
-    plan, dataset, store = prepared.plan, prepared.dataset, prepared.store
-    segmenter = prepared.source.build()
-    for image_id in plan.image_ids():
-        x_B3SS = segmenter.preprocess(dataset.image(image_id))[None]
-        store.put(dataset.digest(image_id), segmenter.encode_images(x_B3SS)[0])
-    resources = Resources(1, 1, 1, 0.0, "cpu")
-    config = prepared.config
-    bench = Bench(dataset, store, prepared.source, prepared.texts, config.train, resources)
-    best = {g: default_setting(g.method, search_space(g.method, config.search.space))
-            for g in plan.groups}  # fmt: skip
-    prepared.folder.fits.mkdir(parents=True)
-    final = FinalBench(bench, plan, best, 0, prepared.folder.fits, plan.test_ids[:2])
-    for key in plan.fits:
+    prepared, final = small_bench(folder, methods, *words)
+    for key in final.plan.fits:
         run_fit(final, key)
-    return Finished(prepared, final, read_fits(plan, prepared.folder.fits))
+    return Finished(prepared, final, read_fits(final.plan, final.fits))
 
 
 @pytest.fixture(scope="module")
@@ -116,27 +97,57 @@ def test_every_exhibit_is_there_and_in_the_index(finished: Finished, analysis: A
 
 
 def test_image_scores_are_those_of_the_predictions(finished: Finished, analysis: Analysis) -> None:
-    plan, dataset = finished.prepared.plan, finished.prepared.dataset
+    plan = finished.prepared.plan
     key = FitKey("ssprompt", 2, 0)
     scores = finished.fits[key]["image_miou"]
     assert len(scores) == len(plan.test_ids)
-    worst = worst_images(plan.test_ids, scores, 4)
-    assert [f["image"] for f in analysis.record["failures"]] == worst
-    for image_id, prediction in load_predictions(finished.final.fits, key).items():
-        truth = dataset.label(image_id)
+    shown = load_shown(finished.final.fits, key)
+    for image in shown:
         ious = []
-        for c in np.unique(truth):
-            both, either = (truth == c) & (prediction == c), (truth == c) | (prediction == c)
+        for c in np.unique(image.truth):
+            both = (image.truth == c) & (image.predicted == c)
+            either = (image.truth == c) | (image.predicted == c)
             ious.append(both.sum() / either.sum())
-        assert scores[plan.test_ids.index(image_id)] == pytest.approx(np.mean(ious))
+        assert image.miou == scores[plan.test_ids.index(image.image_id)]
+        assert image.miou == pytest.approx(np.mean(ious))
+    worst = sorted(range(len(scores)), key=lambda number: scores[number])[:4]
+    assert [f["image"] for f in analysis.record["failures"]] == [plan.test_ids[n] for n in worst]
     failure = analysis.record["failures"][0]
-    wrong = load_predictions(finished.final.fits, key)[worst[0]] != dataset.label(worst[0])
+    (kept,) = (image for image in shown if image.image_id == failure["image"])
     assert failure["miou"] == min(scores)
-    assert failure["wrong"] == pytest.approx(wrong.mean())
+    assert failure["wrong"] == pytest.approx((kept.predicted != kept.truth).mean())
     rows = table(finished, "image-scores.csv")
     assert [row["image"] for row in rows] == list(plan.test_ids)
     assert float(rows[0]["ssprompt"]) == pytest.approx(scores[0], rel=1e-5)
     assert set(rows[0]) == {"image", *METHODS}
+
+
+def test_the_analysis_reads_no_test_label(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The data set stays sealed, and nothing opens it."""
+
+    def refuse(_: SealedDataset) -> None:
+        raise AssertionError("opened for the report")
+
+    monkeypatch.setattr(SealedDataset, "open_test", refuse)
+    assert len(finished.analysis().record["failures"]) == 4
+
+
+def test_a_study_with_failed_fits_shows_the_others(finished: Finished) -> None:
+    lost = FitKey("ssprompt", 2, 0)
+    fits = {key: record for key, record in finished.fits.items() if key != lost}
+    analysis = replace(finished, fits=fits).analysis()
+    assert {f["method"] for f in analysis.record["failures"]} == {"sem_weight_only"}
+    assert "ssprompt" not in table(finished, "image-scores.csv")[0]
+    record = finished.final.fits / f"{lost.name}.json"
+    moved = record.rename(record.with_suffix(".moved"))
+    try:
+        assert set(read_prompts(finished.prepared.plan, finished.final.fits)) == {
+            key for key in fits if key.method == "ssprompt" or key.method == "sem_weight_only"
+        }
+    finally:
+        moved.rename(record)
 
 
 def test_weights_are_those_of_the_prompt_files(finished: Finished, analysis: Analysis) -> None:
@@ -244,10 +255,16 @@ def test_shown_fits_are_of_the_largest_k_and_the_first_draw(finished: Finished) 
     }  # fmt: skip
 
 
-def test_worst_images_are_ordered_and_unscored_ones_never_bad() -> None:
-    scores = [0.5, None, 0.1, float("nan"), 0.1, 0.9]
-    assert worst_images("abcdef", scores, 3) == ["c", "e", "a"]
-    assert worst_images("ab", [None, 0.3], 4) == ["b"]
+def shown(image_id: str, miou: float | None) -> ShownImage:
+    plain = np.zeros((2, 2), np.uint8)
+    return ShownImage(image_id, np.zeros((2, 2, 3), np.uint8), plain, plain, miou)
+
+
+def test_the_worst_images_come_first_and_those_without_a_score_never() -> None:
+    scores = {"a": 0.5, "b": None, "c": 0.1, "d": 0.1, "e": 0.0, "f": 0.9}
+    images = [shown(name, value) for name, value in scores.items()]
+    assert [image.image_id for image in worst_shown(images)] == ["e", "c", "d", "a"]
+    assert worst_shown([shown("b", None)]) == []
 
 
 def prompt_files() -> dict[FitKey, dict[str, torch.Tensor]]:
@@ -267,7 +284,7 @@ def prompt_files() -> dict[FitKey, dict[str, torch.Tensor]]:
 
 
 def test_exact_cosines_and_counts_of_nearest_names() -> None:
-    plan = StudyPlan((), (Group("sem", 1),), (), (), {}, ())
+    plan = StudyPlan((), (Group("sem", 1),), (), (), {}, {}, ())
     first, second, third = name_rows(plan, prompt_files(), NAMES)
     assert first["own_first"] == 1
     assert first["cosine_own"] == pytest.approx(0.4)

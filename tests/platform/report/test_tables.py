@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from ssprompt_platform.plan import FitKey, Group, StudyPlan
+from ssprompt_platform.plan import FitKey, Group
 from ssprompt_platform.report.tables import (
     make_per_class,
     make_rows,
@@ -19,11 +19,15 @@ from ssprompt_platform.report.tables import (
     versions,
 )
 
-THINGS = frozenset({1, 2})
+THINGS = (1, 2)
+CLASSES = ("a", "b", "c", "d")
+LABELLED = {"1": 6.0, "4": 24.0}
+GROUPS = tuple(Group(method, k) for method in ("zero_shot", "spa") for k in (1, 4))
 
 
-def record(miou: float, iou: list[float | None]) -> dict[str, Any]:
+def record(draw: int, miou: float, iou: list[float | None]) -> dict[str, Any]:
     return {
+        "draw": draw,
         "miou": miou,
         "iou": iou,
         "hyperparameters": {},
@@ -33,23 +37,21 @@ def record(miou: float, iou: list[float | None]) -> dict[str, Any]:
 
 
 @pytest.fixture
-def study() -> tuple[StudyPlan, dict[FitKey, dict[str, Any]]]:
+def fits() -> dict[FitKey, dict[str, Any]]:
     """Two draws of spa, one score of zero_shot, four classes of which two are things."""
-    groups = tuple(Group(method, k) for method in ("zero_shot", "spa") for k in (1, 4))
-    fits = {
-        FitKey("zero_shot", 1, 0): record(0.2, [0.1, 0.2, 0.3, 0.2]),
-        FitKey("spa", 1, 0): record(0.3, [0.1, 0.2, 0.4, None]),
-        FitKey("spa", 1, 1): record(0.5, [0.3, None, 0.6, None]),
-        FitKey("spa", 4, 0): record(0.6, [0.5, None, None, 0.7]),
-        FitKey("spa", 4, 1): record(0.6, [0.5, 0.8, 0.4, 0.7]),
+    return {
+        FitKey("zero_shot", 1, 0): record(0, 0.2, [0.1, 0.2, 0.3, 0.2]),
+        FitKey("spa", 1, 0): record(0, 0.3, [0.1, 0.2, 0.4, None]),
+        FitKey("spa", 1, 1): record(1, 0.5, [0.3, None, 0.6, None]),
+        FitKey("spa", 4, 0): record(0, 0.6, [0.5, None, None, 0.7]),
+        FitKey("spa", 4, 1): record(1, 0.6, [0.5, 0.8, 0.4, 0.7]),
     }
-    return StudyPlan((), groups, (), tuple(fits), {}, ()), fits
 
 
-def test_rows_have_means_of_things_and_stuff_in_each_draw(study) -> None:
-    rows = make_rows(*study, THINGS)
+def test_rows_have_means_of_things_and_stuff_in_each_draw(fits) -> None:
+    rows = make_rows(GROUPS, fits, THINGS, LABELLED)
     spa1, spa4 = rows[2:]
-    assert spa1["draws"] == [0.3, 0.5]
+    assert (spa1["draws"], spa1["draw_numbers"]) == ([0.3, 0.5], [0, 1])
     assert spa1["things"]["draws"] == pytest.approx([0.3, 0.6])
     assert spa1["things"]["mean"] == pytest.approx(0.45)
     low, high = spa1["things"]["ci95"]
@@ -62,14 +64,42 @@ def test_rows_have_means_of_things_and_stuff_in_each_draw(study) -> None:
     assert spa4["stuff"]["mean"] == pytest.approx(0.6)
 
 
-def test_data_that_does_not_tell_things_from_stuff_has_no_such_means(study) -> None:
-    assert {row["things"] for row in make_rows(*study, frozenset())} == {None}
-    per_class = make_per_class(*study, ("a", "b", "c", "d"), frozenset())
+def test_rows_have_both_intervals_and_the_price_of_their_k(fits) -> None:
+    zero_shot, _, spa1, spa4 = make_rows(GROUPS, fits, THINGS, LABELLED)
+    low, high = spa1["bootstrap95"]
+    # a resampled mean lies among the values
+    assert 0.3 <= low < spa1["mean"] < high <= 0.5
+    assert spa4["bootstrap95"] == [0.6, 0.6]
+    assert (spa1["labelled"], spa4["labelled"]) == (6.0, 24.0)
+    assert (zero_shot["bootstrap95"], zero_shot["labelled"]) == (None, 0.0)
+
+
+def test_a_missing_draw_leaves_its_number_out_and_a_missing_group_its_row(fits) -> None:
+    del fits[FitKey("spa", 1, 0)], fits[FitKey("spa", 4, 0)], fits[FitKey("spa", 4, 1)]
+    rows = make_rows(GROUPS, fits, THINGS, LABELLED)
+    assert [(row["method"], row["shots"]) for row in rows] == [
+        ("zero_shot", 1),
+        ("zero_shot", 4),
+        ("spa", 1),
+    ]
+    assert (rows[2]["draws"], rows[2]["draw_numbers"], rows[2]["ci95"]) == ([0.5], [1], None)
+    per_class = make_per_class(GROUPS, fits, CLASSES, THINGS)
+    assert {(row["method"], row["shots"]) for row in per_class} == {
+        (row["method"], row["shots"]) for row in rows
+    }
+    line = next(line for line in printed(rows).splitlines() if "spa" in line)
+    cells = [cell.strip() for cell in line.split("│")[3:5]]
+    assert cells == ["0.500 no interval n=1", "-"]
+
+
+def test_data_that_does_not_tell_things_from_stuff_has_no_such_means(fits) -> None:
+    assert {row["things"] for row in make_rows(GROUPS, fits, (), LABELLED)} == {None}
+    per_class = make_per_class(GROUPS, fits, CLASSES, ())
     assert {row["thing"] for row in per_class} == {None}
 
 
-def test_a_method_without_learning_is_one_number_without_interval(study) -> None:
-    rows = make_rows(*study, THINGS)
+def test_a_method_without_learning_is_one_number_without_interval(fits) -> None:
+    rows = make_rows(GROUPS, fits, THINGS, LABELLED)
     for row in rows[:2]:
         assert row["deterministic"]
         assert (row["mean"], row["ci95"], row["draws"]) == (0.2, None, [0.2])
@@ -78,8 +108,8 @@ def test_a_method_without_learning_is_one_number_without_interval(study) -> None
     assert not any(row["deterministic"] for row in rows[2:])
 
 
-def test_classes_count_the_draws_in_which_they_occur(study) -> None:
-    rows = make_per_class(*study, ("a", "b", "c", "d"), THINGS)
+def test_classes_count_the_draws_in_which_they_occur(fits) -> None:
+    rows = make_per_class(GROUPS, fits, CLASSES, THINGS)
     found = {(r["method"], r["shots"], r["class"]): r for r in rows}
     assert len(found) == 16
     assert found["spa", 1, "c"]["mean"] == pytest.approx(0.5)
@@ -97,8 +127,8 @@ def printed(rows: list[dict[str, Any]]) -> str:
     return console.file.getvalue()
 
 
-def test_the_table_shows_things_and_stuff_at_the_largest_k(study) -> None:
-    text = printed(make_rows(*study, THINGS))
+def test_the_table_shows_things_and_stuff_at_the_largest_k(fits) -> None:
+    text = printed(make_rows(GROUPS, fits, THINGS, LABELLED))
     header, zero_shot, spa = (
         next(line for line in text.splitlines() if word in line)
         for word in ("method", "zero_shot", "spa")
@@ -110,7 +140,7 @@ def test_the_table_shows_things_and_stuff_at_the_largest_k(study) -> None:
     assert "n=" not in zero_shot
     assert spa.count("n=2") == 2
     assert spa.split()[-4:-1] == ["0.600", "│", "0.600"]
-    assert "things" not in printed(make_rows(*study, frozenset()))
+    assert "things" not in printed(make_rows(GROUPS, fits, (), LABELLED))
 
 
 def test_interval_is_students_t() -> None:

@@ -9,12 +9,10 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from ssprompt_core.errors import UserError
 from ssprompt_core.methods import METHODS, MethodSettings
-from ssprompt_platform.config.schema import Dimension, SearchConfig, SpaceConfig
+from ssprompt_platform.config.schema import SearchConfig
 from ssprompt_platform.plan import Group
 from ssprompt_platform.search.grouped import GroupedSearch, Suggestion
-from ssprompt_platform.search.space import default_setting, search_space
 
 GROUPS = (Group("spa", 1), Group("spa", 4), Group("linear_probe", 4))
 
@@ -131,34 +129,3 @@ def test_best_takes_the_earliest_of_equals(tmp_path: Path) -> None:
         searcher.suggest(f"t{number}")
         searcher.on_trial_complete(f"t{number}", {"miou": 0.5})
     assert {trial.number for trial in searcher.best().values()} == {0}
-
-
-def test_defaults_outside_the_space_move_to_its_edge() -> None:
-    space = SpaceConfig(
-        num_prompts=Dimension(choices=[2, 50]),
-        lr_embedding=Dimension(low=1.0, high=2.0),
-    )
-    setting = default_setting("spa", search_space("spa", space))
-    assert setting["lr_embedding"] == 1.0
-    assert setting["num_prompts"] == 2
-
-
-def test_every_hyperparameter_can_be_searched() -> None:
-    for name, method in METHODS.items():
-        assert set(search_space(name, SpaceConfig())) == set(method.hyperparameters)
-
-
-def test_values_that_a_method_would_refuse_are_named() -> None:
-    for name, dimension in (
-        ("num_prompts", Dimension(choices=[0])),
-        ("weight_granularity", Dimension(choices=["pixel"])),
-        ("lr_weight", Dimension(low=-1.0, high=1.0)),
-    ):
-        with pytest.raises(UserError, match=rf"search\.space\.{name} holds"):
-            search_space("spa", SpaceConfig(**{name: dimension}))
-
-
-def test_choices_of_the_wrong_type_are_named() -> None:
-    space = SpaceConfig(num_prompts=Dimension(choices=[4, "many"]))
-    with pytest.raises(UserError, match=r"search\.space\.num_prompts\.choices names 'many'"):
-        search_space("spa", space)

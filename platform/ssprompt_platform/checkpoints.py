@@ -1,0 +1,74 @@
+"""Resumable state of one trial or fit in a folder of its own; survives a kill at any instant."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ssprompt_core.errors import UserError
+from ssprompt_core.train.state import TrainState
+from ssprompt_platform.storage import read_json, write_json
+
+_RECORD = "checkpoint.json"
+
+
+def save(place: Path, progress: Mapping[str, Any], state: TrainState | None) -> None:
+    """Keep progress and the state that belongs to it, in place of what was kept before.
+
+    The state gets a name that no checkpoint refers to; then the JSON that names it replaces the
+    old one in one step. Whenever the process is killed, either the old pair or the new one counts.
+
+    Args:
+        place: Folder of this trial or fit alone, with one writer at a time; made where missing.
+        progress: Any JSON object.
+        state: Training state, or None where no fit is under way.
+    """
+    number = _number(place) + 1
+    name = None
+    place.mkdir(parents=True, exist_ok=True)
+    if state is not None:
+        name = f"state-{number}.safetensors"
+        state.save(place / name)
+    write_json(place / _RECORD, {"number": number, "state": name, "progress": dict(progress)})
+    for path in place.iterdir():
+        if path.name not in (_RECORD, name):
+            path.unlink()  # the older state, and what a killed process left half-written
+
+
+def load(place: Path) -> tuple[dict[str, Any], TrainState | None] | None:
+    """The last progress and state that were kept, or None where there is no whole checkpoint.
+
+    A damaged one, as a power cut may leave, counts as none: work is repeated, never made up.
+    """
+    record = _read(place)
+    if record is None:
+        return None
+    if record["state"] is None:
+        return record["progress"], None
+    try:
+        return record["progress"], TrainState.load(place / record["state"])
+    except UserError:
+        return None
+
+
+def clear(place: Path) -> None:
+    """Forget the checkpoint; without one there is nothing to do."""
+    # the JSON first: what a kill leaves then is no checkpoint
+    (place / _RECORD).unlink(missing_ok=True)
+    if place.is_dir():
+        shutil.rmtree(place)
+
+
+def _read(place: Path) -> dict[str, Any] | None:
+    try:
+        record: dict[str, Any] = read_json(place / _RECORD)
+    except (FileNotFoundError, ValueError):
+        return None
+    return record
+
+
+def _number(place: Path) -> int:
+    record = _read(place)
+    return 0 if record is None else int(record["number"])

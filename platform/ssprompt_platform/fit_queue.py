@@ -1,0 +1,112 @@
+"""Hands out final fits to workers and judges what the deaths of workers mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.train import UserCallback
+
+from ssprompt_platform import checkpoints
+from ssprompt_platform.fit_files import Best, fail, running_path, settled
+from ssprompt_platform.plan import FitKey
+
+MOST_DEATHS = 3
+"""Deaths of a worker at the same point after which a fit counts as failed."""
+_MOST_TROUBLES = 3
+
+
+class FitQueue:
+    """The fits to do; a worker that asks again without a result gets the same fit again.
+
+    Ray Train replaces all workers when one of them dies: those that were stopped for another's sake
+    do not count as dead.
+    """
+
+    def __init__(self, keys: Sequence[FitKey], fits: Path, best: Best) -> None:
+        self._waiting, self._fits, self._best = list(keys), fits, best
+        self._held: dict[int, FitKey] = {}
+        self._at_work: set[int] = set()
+        self._deaths: dict[FitKey, tuple[int, int]] = {}
+        self._idle_deaths = 0
+        self._errors = 0
+
+    def take(self, rank: int) -> FitKey | None:
+        """The next fit of a worker, or None when all are handed out."""
+        self._at_work.add(rank)
+        held = self._held.get(rank)
+        if held is not None:
+            if not settled(self._fits, held):
+                return held  # the worker was replaced
+            self._idle_deaths = 0
+            del self._held[rank]
+        if not self._waiting:
+            return None
+        self._held[rank] = self._waiting.pop(0)
+        return self._held[rank]
+
+    def lost(self, dead: Sequence[int], raised: Sequence[str]) -> str | None:
+        """Count workers that were lost; say why the run must end, if it must.
+
+        A fit whose worker died so often without a new checkpoint is recorded as failed.
+
+        Args:
+            dead: Ranks of workers that were killed, all at once.
+            raised: Errors that workers raised. They keep those of a fit to themselves, so these are
+                of something that all fits need, such as storage.
+        """
+        for rank in dead:
+            key = self._held.get(rank) if rank in self._at_work else None
+            if key is None or settled(self._fits, key):
+                self._idle_deaths += 1
+            else:
+                self._died(key)
+        self._at_work.clear()
+        self._errors += len(raised)
+        if raised and self._errors >= _MOST_TROUBLES:
+            return raised[0]
+        if self._idle_deaths >= _MOST_TROUBLES:
+            return f"workers died {self._idle_deaths} times before they had begun a fit"
+        return None
+
+    def _died(self, key: FitKey) -> None:
+        found = checkpoints.load(running_path(self._fits, key))
+        epoch = len(found[0]["history"]) if found else 0
+        reached, count = self._deaths.get(key, (epoch, 0))
+        count = count + 1 if reached == epoch else 1
+        self._deaths[key] = (epoch, count)
+        if count >= MOST_DEATHS:
+            where = f"after epoch {epoch}" if epoch else "before its first checkpoint"
+            cause = f"its worker died {count} times {where}: killed by the system, out of memory?"
+            fail(self._fits, key, self._best[key.group], cause)
+
+
+class LostWorkers(UserCallback):  # type: ignore[misc]  # Ray ships no types
+    """Tells the queue which workers were lost, before Ray Train replaces them all.
+
+    Args:
+        queue: Handle of a :class:`FitQueue` actor.
+    """
+
+    def __init__(self, queue: Any) -> None:
+        self._queue = queue
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """End the run where no replacement can help; called in Ray Train's controller.
+
+        Raises:
+            RuntimeError: Why it must end.
+        """
+        dead, raised = [], []
+        for rank, error in worker_exceptions.items():
+            # Ray Train wraps what its health check saw
+            failure = getattr(error, "health_check_failure", None)
+            if failure is None:
+                raised.append(f"{type(error).__name__}: {error}")
+            elif not getattr(failure, "preempted", False):
+                dead.append(rank)  # a node that is taken away is no fault of the fit
+        reason = ray.get(self._queue.lost.remote(dead, raised))
+        if reason is not None:
+            raise RuntimeError(f"the final fits cannot go on: {reason}")
