@@ -21,7 +21,11 @@ MISSING = "</ul></div><style>*{display:none}</style>"
 
 def hostile_study(root: Path) -> StudyData:
     """Write the study and read it as the report does."""
-    folder = write_study(root, "hostile", trials=6, remarks=[REMARK], failed=[("spa", 4, 1)])
+    methods = ("zero_shot", "linear_probe", "spa")
+    failed = [("spa", 4, 1)]
+    folder = write_study(
+        root, "hostile", methods=methods, trials=6, remarks=[REMARK], failed=failed
+    )
     record = read_json(folder.record)
     record["config"]["study"]["name"] = IMAGE
     record["facts"] |= {"classes": CLASSES, "data": LONG, "model": SCRIPT}

@@ -19,8 +19,8 @@ from ssprompt_platform.config.schema import Config
 from ssprompt_platform.plan import FitKey, Fold, Group, StudyPlan
 from ssprompt_platform.search.budget import Budget
 from ssprompt_platform.search.grouped import GroupedSearch, Observer
-from ssprompt_platform.search.records import State
 from ssprompt_platform.search.proposals import Suggestion
+from ssprompt_platform.search.records import State
 from ssprompt_platform.search.trial import OnEpoch, Place, TrialTask, run_trial
 from ssprompt_platform.storage import StudyFolder
 
@@ -136,7 +136,7 @@ def planted_plan(methods: tuple[str, ...], shots: tuple[int, ...], draws: int = 
     groups = tuple(Group(method, k) for method in methods for k in shots)
     fold = Fold(("a",), ("b",))
     return StudyPlan(
-        draws=tuple(SupportDraw(n, {k: ("a",) for k in shots}, {}) for n in range(draws)),
+        draws=tuple(SupportDraw(n, dict.fromkeys(shots, ("a",)), {}) for n in range(draws)),
         groups=groups,
         searched=groups,
         fits=tuple(FitKey(g.method, g.shots, n) for g in groups for n in range(draws)),

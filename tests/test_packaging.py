@@ -44,6 +44,10 @@ def test_wheel_has_both_packages_and_the_weights(wheel: Path) -> None:
         "ssprompt_platform/py.typed",
         "ssprompt_core/models/weights/small_sam.safetensors",
         "ssprompt_core/models/weights/small_sam.json",
+        *(
+            f"ssprompt_platform/report/templates/{name}"
+            for name in ("page.html.jinja", "style.css", "script.js")
+        ),
     } <= names
     top = {name.split("/")[0] for name in names}
     assert "platform" not in top

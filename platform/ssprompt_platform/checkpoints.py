@@ -34,7 +34,9 @@ def save(place: Path, progress: Mapping[str, Any], state: TrainState | None) -> 
     write_json(place / _RECORD, {"number": number, "state": name, "progress": dict(progress)})
     for path in place.iterdir():
         if path.name not in (_RECORD, name):
-            path.unlink()  # the older state, and what a killed process left half-written
+            # the older state, and what a killed process left half-written; one that is just dying
+            # may still take its own away
+            path.unlink(missing_ok=True)
 
 
 def load(place: Path) -> tuple[dict[str, Any], TrainState | None] | None:

@@ -39,7 +39,8 @@ def remarks(config: Config, plan: StudyPlan) -> list[str]:
         if search.space.epochs is None and search.epochs and search.epochs != train.epochs:
             said.append(
                 f"Trials are fitted for {images([search.epochs], 'epoch')} and final fits for "
-                f"{train.epochs}, so a setting that is best after another number of epochs may not be chosen."
+                f"{train.epochs}, so a setting that is best after another number of epochs may not "
+                "be chosen."
             )
         if search.budget.minutes or search.budget.gpu_hours:
             said.append(

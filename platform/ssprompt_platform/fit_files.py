@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from ssprompt_platform import checkpoints
 from ssprompt_platform.plan import FitKey, Group, StudyPlan
-from ssprompt_platform.scoring import ShownImage
+from ssprompt_platform.shown import ShownImage
 from ssprompt_platform.storage import read_json, write_json, write_whole
 
 Best = Mapping[Group, Mapping[str, Any]]
@@ -94,7 +94,7 @@ def forget_outdated(fits: Path, keys: Sequence[FitKey]) -> None:
             path_of(fits, key).unlink(missing_ok=True)
     for folder in (fits, fits / "shown"):
         for path in folder.glob(".*"):
-            path.unlink()  # half-written by a process that was killed
+            path.unlink(missing_ok=True)  # half-written by a process that was killed
 
 
 def read_fits(plan: StudyPlan, fits: Path) -> dict[FitKey, dict[str, Any]]:

@@ -143,11 +143,11 @@ class SearchView(LiveTable):
         rows = [self._rows[study] for study in shown]
         columns = {"search": list(shown), "trials": [f"{r.done}/{r.total}" for r in rows]}
         for state, word in _WORDS.items():
-            if (wide or state == "failed") and any(r.ended[state] for r in rows):
+            if wide and any(r.ended[state] for r in rows):
                 columns[word] = [str(r.ended[state] or "") for r in rows]
-        columns["running"] = [_running(r.running, 2 if wide else 1) for r in rows]
+        columns["running"] = [_running(r.running) for r in rows]
         columns["best mIoU"] = [
-            _best(row.best, named=study.endswith("-pareto"))
+            _best(row.best, number=wide, shots=study.endswith("-pareto"))
             for study, row in zip(shown, rows, strict=True)
         ]
         return columns
@@ -216,22 +216,25 @@ class SearchView(LiveTable):
                 self._best_row = study
 
 
-def _running(running: Mapping[int, int], most: int) -> str:
-    """The trials that run, each with its epoch; of many the first ones."""
-    words = [f"t{number:03d} epoch {epoch}" for number, epoch in sorted(running.items())]
-    return ", ".join(words[:most]) + (f" +{len(words) - most}" if len(words) > most else "")
+def _running(running: Mapping[int, int]) -> str:
+    """The first trial that runs, with its epoch, and how many others do."""
+    if not running:
+        return ""
+    number = min(running)
+    others = f" +{len(running) - 1}" if len(running) > 1 else ""
+    return f"t{number:03d} epoch {running[number]}{others}"
 
 
 def _cut(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: max(0, length - 1)]}…"
 
 
-def _best(best: _Best | None, *, named: bool) -> str:
-    """The best score and its trial, with its K where the row does not name it."""
+def _best(best: _Best | None, *, number: bool, shots: bool) -> str:
+    """The best score, and which trial had it and at which K, where these are to be told."""
     if best is None:
         return ""
-    shots = f", K={best.shots}" if named else ""
-    return f"{score_text(best.value)} (t{best.number:03d}{shots})"
+    told = [f"t{best.number:03d}"] * number + [f"K={best.shots}"] * shots
+    return score_text(best.value) + (f" ({', '.join(told)})" if told else "")
 
 
 def _setting(best: _Best | None) -> str:

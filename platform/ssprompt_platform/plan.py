@@ -85,14 +85,6 @@ class StudyPlan:
     labelled: dict[int, float]
     test_ids: tuple[str, ...]
 
-    @property
-    def search_ids(self) -> dict[tuple[int, int], tuple[str, ...]]:
-        """For each (draw number, K) of the search, the images that trials are scored on."""
-        return {
-            key: tuple(image_id for fold in folds for image_id in fold.score_ids)
-            for key, folds in self.folds.items()
-        }
-
     def image_ids(self) -> list[str]:
         """Images whose embeddings the study uses, each once, in a fixed order."""
         used: dict[str, None] = {}

@@ -16,6 +16,7 @@ from ssprompt_platform.encode import missing_images
 from ssprompt_platform.estimate import estimate, trial_count
 from ssprompt_platform.identity import check_resume, find_study, identity
 from ssprompt_platform.plan import StudyPlan, make_plan
+from ssprompt_platform.protocol import score_counts
 from ssprompt_platform.sealed import SealedDataset
 from ssprompt_platform.sources import SegmenterSource, build_dataset, embed_class_names
 from ssprompt_platform.storage import StudyFolder, storage_root
@@ -120,7 +121,7 @@ def _selected(config: Config, plan: StudyPlan) -> str:
     if not plan.folds:
         return "nothing: no hyperparameter is searched"
     counts = ", ".join(
-        f"{len(plan.search_ids[0, k])} at K = {k}" for k in sorted(set(config.study.shots))
+        f"{score_counts(plan, k)[0]} at K = {k}" for k in sorted(set(config.study.shots))
     )
     what = {
         "extra_shots": "more labelled images of the train pool",

@@ -101,7 +101,8 @@ def _selected(config: Config, plan: StudyPlan) -> list[str]:
 def _first(config: Config) -> str:
     """Which settings are tried before the sampler proposes any."""
     known = len(config.search.enqueue)
-    tried = [] if config.search.sampler == "grid" else ["the default setting"]
+    each = " at each K" if config.study.mode == "pareto" else ""
+    tried = [] if config.search.sampler == "grid" else [f"the default setting{each}"]
     if known:
         tried.append(f"{known} known setting{'' if known == 1 else 's'}")
     if config.search.warm_start:

@@ -17,6 +17,7 @@ from ssprompt_core.methods import FewShotModel
 from ssprompt_core.metrics.iou import confusion_matrix, iou_per_class, mean_iou
 from ssprompt_platform.bench import Bench
 from ssprompt_platform.sealed import SealedDataset
+from ssprompt_platform.shown import ShownImage as ShownImage
 
 
 @dataclass(frozen=True)
@@ -33,25 +34,6 @@ class Score:
     miou: float
     iou: NDArray[np.float64]
     image_miou: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class ShownImage:
-    """A test image as pictures show it.
-
-    Attributes:
-        image_id: Of the test split.
-        image: RGB, uint8 ``[H, W, 3]``.
-        truth: The label, uint8 ``[H, W]`` of classes and 255.
-        predicted: The predicted class map, uint8 ``[H, W]``.
-        miou: Mean IoU of this image by itself, in [0, 1]; None where its label shows no class.
-    """
-
-    image_id: str
-    image: NDArray[np.uint8]
-    truth: NDArray[np.uint8]
-    predicted: NDArray[np.uint8]
-    miou: float | None
 
 
 @dataclass(frozen=True)
@@ -127,19 +109,6 @@ def score_test(
     return TestScore(Score(mean_iou(confusion_CC), iou_C, tuple(image_miou)), shown)
 
 
-def score(
-    bench: Bench,
-    model: FewShotModel,
-    image_ids: Sequence[str],
-    *,
-    rank: int = 0,
-    world_size: int = 1,
-) -> Score:
-    """Mean IoU over images that are not of the test split; see :func:`confusion`."""
-    confusion_CC = torch.from_numpy(confusion(bench, model, image_ids, rank, world_size))
-    return Score(mean_iou(confusion_CC), iou_per_class(confusion_CC).numpy(), ())
-
-
 def confusion(
     bench: Bench,
     model: FewShotModel,
@@ -176,24 +145,6 @@ def confusion(
 def miou_of(confusion_CC: NDArray[np.int64]) -> float:
     """Mean IoU in [0, 1] over the classes that the ground truth has; NaN if it has none."""
     return mean_iou(torch.from_numpy(confusion_CC))
-
-
-def worst_images(
-    image_ids: Sequence[str], image_miou: Sequence[float | None], count: int
-) -> list[str]:
-    """The images of lowest score, worst first; equal scores in the order of the images.
-
-    Args:
-        image_ids: All scored images.
-        image_miou: Their scores; NaN or None where there is none, which never counts as bad.
-        count: How many at most.
-    """
-    known = [
-        (value, number)
-        for number, value in enumerate(image_miou)
-        if value is not None and not np.isnan(value)
-    ]
-    return [image_ids[number] for _, number in sorted(known)[:count]]
 
 
 def _nothing(bench: Bench) -> Tensor:

@@ -5,11 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Collection, Mapping
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ssprompt_core.data.dataset import IGNORE, SegmentationDataset, Split
+from ssprompt_platform.bench import Bench
+from ssprompt_platform.cluster import Resources
+from ssprompt_platform.config.schema import TrainConfig
+from ssprompt_platform.embeddings import EmbeddingStore
+from ssprompt_platform.sources import SegmenterSource, embed_class_names
 
 NAMES = ("sky", "road", "car")
 
@@ -62,3 +68,22 @@ def pool(size: int, prefix: str, seed: int = 0) -> dict[str, list[int]]:
         f"{prefix}{n:03d}": rng.choice(3, rng.integers(1, 3), replace=False).tolist()
         for n in range(size)
     }
+
+
+def encoded(data: SegmentationDataset, folder: Path) -> EmbeddingStore:
+    """Embeddings of all images, by the small segmenter."""
+    segmenter = SegmenterSource("small", None).build()
+    store = EmbeddingStore(folder, segmenter.fingerprint)
+    for split in ("train", "val", "test"):
+        for image_id in data.ids(split):
+            x_B3SS = segmenter.preprocess(data.image(image_id))[None]
+            store.put(data.digest(image_id), segmenter.encode_images(x_B3SS)[0])
+    return store
+
+
+def bench_over(data: SegmentationDataset, store: EmbeddingStore) -> Bench:
+    """A bench on the CPU whose fits have one short step an epoch."""
+    texts = embed_class_names("small", data.class_names, None)
+    train = TrainConfig(eval_batch_size=3, steps_per_epoch=1, batch_size=2)
+    source = SegmenterSource("small", None)
+    return Bench(data, store, source, texts, train, Resources(1, 1, 1, 0.0, "cpu"))

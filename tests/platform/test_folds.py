@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from copy import deepcopy
 from itertools import combinations
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_data import MadeDataset, pool
+from made_data import MadeDataset, bench_over, encoded, pool
 from samples import STUDIES
 
 from ssprompt_core.errors import UserError
+from ssprompt_core.methods import METHODS
 from ssprompt_platform.config import load_config
+from ssprompt_platform.embeddings import EmbeddingStore
 from ssprompt_platform.plan import Group, StudyPlan, make_plan
+from ssprompt_platform.scoring import confusion, miou_of
 
 DATA = MadeDataset({"train": pool(80, "t"), "val": pool(9, "v", 1), "test": pool(5, "e", 2)})
 
 CV = load_config(["study=smoke", "study.selection=cv"], STUDIES)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> EmbeddingStore:
+    part = MadeDataset({"train": {"t001": DATA.classes_present("t001")}, "val": pool(9, "v", 1)})
+    return encoded(part, tmp_path_factory.mktemp("embeddings"))
 
 
 def plan_of(*words: str, data: MadeDataset = DATA) -> StudyPlan:
@@ -145,3 +155,25 @@ def test_a_restricted_plan_has_the_rows_and_fits_of_its_groups() -> None:
     ]  # fmt: skip
     assert (less.draws, less.folds, less.test_ids) == (plan.draws, plan.folds, plan.test_ids)
     assert not plan.restricted({Group("spa", 2)}).restricted({Group("spa", 4)}).fits
+
+
+@pytest.mark.parametrize("method", [name for name, spec in METHODS.items() if spec.uses_support])
+def test_a_fold_whose_fit_lacks_a_class_can_be_fitted_and_scored(
+    method: str, store: EmbeddingStore
+) -> None:
+    bench = bench_over(DATA, store)
+    model = bench.model(Group(method, 1), {}, 0)
+    result = bench.fit(
+        model,
+        ["t001"],
+        overrides={},
+        epochs=1,
+        seed=0,
+        checkpoint_every=0,
+        report=lambda metrics, state: None,
+        get_checkpoint=lambda: None,
+    )
+    assert math.isfinite(result.loss)
+    assert len(DATA.classes_present("t001")) < 3
+    scored = [i for i in DATA.ids("val") if DATA.classes_present(i) - DATA.classes_present("t001")]
+    assert 0 <= miou_of(confusion(bench, model, scored)) <= 1

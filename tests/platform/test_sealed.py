@@ -10,21 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_data import MadeDataset, pool
+from made_data import MadeDataset, bench_over, encoded, pool
 from samples import ROOT, STUDIES, write_image_folder
 
 from ssprompt_core.evaluate import evaluate, predict
 from ssprompt_core.methods import FewShotModel
 from ssprompt_platform.bench import Bench
-from ssprompt_platform.cluster import Resources
 from ssprompt_platform.config import load_config
-from ssprompt_platform.config.schema import TrainConfig
 from ssprompt_platform.embeddings import EmbeddingStore
 from ssprompt_platform.plan import Group, make_plan
 from ssprompt_platform.prepare import prepare
 from ssprompt_platform.scoring import confusion, miou_of, score_test
 from ssprompt_platform.sealed import SealedDataset
-from ssprompt_platform.sources import SegmenterSource, embed_class_names
 
 TEST = {**pool(7, "e", 2), "blank": []}
 
@@ -35,21 +32,7 @@ def made() -> MadeDataset:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> EmbeddingStore:
-    """Embeddings of all images, by the small segmenter."""
-    data, segmenter = made(), SegmenterSource("small", None).build()
-    kept = EmbeddingStore(tmp_path_factory.mktemp("embeddings"), segmenter.fingerprint)
-    for split in ("train", "val", "test"):
-        for image_id in data.ids(split):
-            x_B3SS = segmenter.preprocess(data.image(image_id))[None]
-            kept.put(data.digest(image_id), segmenter.encode_images(x_B3SS)[0])
-    return kept
-
-
-def bench_over(data: MadeDataset | SealedDataset, store: EmbeddingStore) -> Bench:
-    texts = embed_class_names("small", data.class_names, None)
-    train = TrainConfig(eval_batch_size=3)
-    source = SegmenterSource("small", None)
-    return Bench(data, store, source, texts, train, Resources(1, 1, 1, 0.0, "cpu"))
+    return encoded(made(), tmp_path_factory.mktemp("embeddings"))
 
 
 def model_of(bench: Bench) -> FewShotModel:
@@ -88,6 +71,7 @@ def test_nothing_in_the_search_can_read_a_test_label(store: EmbeddingStore) -> N
         bench.fit(
             model,
             ["e000"],
+            overrides={},
             epochs=1,
             seed=0,
             checkpoint_every=0,

@@ -35,7 +35,7 @@ from ssprompt_platform.report.prompt_tables import (
     weight_summary,
     write_csv,
 )
-from ssprompt_platform.scoring import ShownImage
+from ssprompt_platform.shown import ShownImage
 from ssprompt_platform.storage import StudyFolder, write_text
 
 _ATTENTION_IMAGES = 3

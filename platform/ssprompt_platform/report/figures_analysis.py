@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ssprompt_core.data.dataset import IGNORE
 from ssprompt_platform.report.figures import class_legend, save, tint
-from ssprompt_platform.scoring import ShownImage
+from ssprompt_platform.shown import ShownImage
 
 _MEANS = ("mIoU", "mean")
 _MOST_NUMBERED = 30

@@ -241,7 +241,8 @@ def _legend(figure: Figure, colours: Mapping[int, str], others: Sequence[Line2D]
         Line2D([], [], color=colour, marker="o", linestyle="", label=f"K = {k}")
         for k, colour in colours.items()
     ]
-    figure.legend(
-        handles=[*shots, *others], loc="outside lower center",
-        ncols=max(1, int(figure.get_figwidth() / 1.3)),
-    )  # fmt: skip
+    handles = [*shots, *others]
+    rows = math.ceil(len(handles) / max(1, int(figure.get_figwidth() / 1.3)))
+    # as many in each row: the last one would be all but empty
+    columns = math.ceil(len(handles) / rows)
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -12,37 +11,15 @@ from numpy.typing import NDArray
 
 from ssprompt_core.data.dataset import IGNORE
 from ssprompt_platform.report.figures import class_legend, tint
+from ssprompt_platform.report.figures_analysis import wrong_share
 from ssprompt_platform.report.figures_base import sheet, short
+from ssprompt_platform.shown import ShownImage
 
 _FEW = 2
 """Images of either end."""
 
 
-class Shown(Protocol):
-    """A test image with its label and a prediction; see ``final.ShownImage``."""
-
-    @property
-    def image_id(self) -> str:
-        """Of the data set."""
-
-    @property
-    def image(self) -> NDArray[np.uint8]:
-        """RGB, uint8 ``[H, W, 3]``."""
-
-    @property
-    def truth(self) -> NDArray[np.uint8]:
-        """Class map, uint8 ``[H, W]``."""
-
-    @property
-    def predicted(self) -> NDArray[np.uint8]:
-        """Class map, uint8 ``[H, W]``."""
-
-    @property
-    def miou(self) -> float | None:
-        """Of this image by itself; None where its label shows no class."""
-
-
-def ends(shown: Sequence[Shown]) -> tuple[list[Shown], list[Shown]]:
+def ends(shown: Sequence[ShownImage]) -> tuple[list[ShownImage], list[ShownImage]]:
     """The images of highest and of lowest mIoU, each image in one of them at most."""
     scored = sorted((s for s in shown if s.miou is not None), key=lambda s: s.miou or 0.0)
     few = min(_FEW, len(scored) // 2)
@@ -50,7 +27,7 @@ def ends(shown: Sequence[Shown]) -> tuple[list[Shown], list[Shown]]:
     return (best, worst) if few else (scored, [])
 
 
-def best_and_worst(shown: Sequence[Shown], class_names: Sequence[str]) -> Figure:
+def best_and_worst(shown: Sequence[ShownImage], class_names: Sequence[str]) -> Figure:
     """A row per image: image, ground truth, prediction and what of it is wrong."""
     best, worst = ends(shown)
     images = best + worst
@@ -58,13 +35,11 @@ def best_and_worst(shown: Sequence[Shown], class_names: Sequence[str]) -> Figure
     figure = sheet(7.6, 1.85 * sum(ratio) + 0.25 * len(images) + 0.9)
     grid = figure.subplots(len(images), 4, squeeze=False, height_ratios=ratio)
     for row, one in zip(grid, images, strict=True):
-        scored = one.truth != IGNORE
-        wrong = (one.predicted != one.truth)[scored].mean() if scored.any() else 0.0
         pictures = {
             f"{'best' if one in best else 'worst'}: {short(one.image_id, 20)}": one.image,
             "ground truth": tint(one.image, one.truth),
             f"prediction, mIoU {one.miou:.3f}": tint(one.image, one.predicted),
-            f"wrong, {wrong:.0%} of the pixels": error_map(one),
+            f"wrong, {wrong_share(one):.0%} of the pixels": error_map(one),
         }
         for axes, (name, picture) in zip(row, pictures.items(), strict=True):
             axes.imshow(picture)
@@ -75,7 +50,7 @@ def best_and_worst(shown: Sequence[Shown], class_names: Sequence[str]) -> Figure
     return figure
 
 
-def error_map(one: Shown) -> NDArray[np.uint8]:
+def error_map(one: ShownImage) -> NDArray[np.uint8]:
     """Right pixels as a pale grey picture, wrong ones black, pixels of no class white."""
     pale_HW = 150 + 0.4 * one.image.mean(axis=2)
     picture = np.repeat(pale_HW[..., None], 3, axis=2)

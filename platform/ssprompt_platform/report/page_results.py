@@ -12,14 +12,14 @@ from PIL import Image
 from ssprompt_platform.fit_files import load_shown
 from ssprompt_platform.plan import FitKey
 from ssprompt_platform.report.figures import overlay_figure
-from ssprompt_platform.report.figures_base import Album
+from ssprompt_platform.report.figures_base import Album, short
 from ssprompt_platform.report.figures_results import (
     MOST_CLASSES,
     class_bars,
     paired_differences,
     shown_pairs,
 )
-from ssprompt_platform.report.figures_shown import Shown, best_and_worst
+from ssprompt_platform.report.figures_shown import best_and_worst
 from ssprompt_platform.report.gather import StudyData
 from ssprompt_platform.report.page_blocks import (
     Block,
@@ -34,6 +34,7 @@ from ssprompt_platform.report.page_blocks import (
     remarked,
 )
 from ssprompt_platform.report.page_tables import comparison_rows, score_rows
+from ssprompt_platform.shown import ShownImage
 
 _MOST_OVERLAYS = 3
 # pictures of what was learned, made when a study ends: file, title, how to read it
@@ -159,7 +160,7 @@ def _predictions(data: StudyData, album: Album) -> list[Block]:
             for image in images
             if image.image_id == first.image_id
         }
-        title = f"Predictions of all methods on test image {first.image_id}"
+        title = f"Predictions of all methods on test image {short(first.image_id, 60)}"
         picture = album.draw(
             f"overlay-{number}", title,
             partial(overlay_figure, first.image, first.truth, maps, classes, across=4),
@@ -173,7 +174,7 @@ def _predictions(data: StudyData, album: Album) -> list[Block]:
     return blocks
 
 
-def _shown(data: StudyData) -> dict[FitKey, list[Shown]]:
+def _shown(data: StudyData) -> dict[FitKey, list[ShownImage]]:
     """Images kept beside the fits, of each method's fit that has some, at its largest K."""
     found: dict[str, FitKey] = {}
     for key in sorted(data.fits, key=lambda key: (-key.shots, key.draw)):
@@ -181,7 +182,7 @@ def _shown(data: StudyData) -> dict[FitKey, list[Shown]]:
             found[key.method] = key
     order = dict.fromkeys(method for method, _ in data.facts["groups"])
     keys = [found[method] for method in order if method in found]
-    return {key: list(load_shown(data.folder.fits, key)) for key in keys}
+    return {key: load_shown(data.folder.fits, key) for key in keys}
 
 
 def _pictures(data: StudyData) -> list[Block]:

@@ -151,16 +151,16 @@ def label_rows(answers: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
     ]
     caption = (
         "Labelled images per class (K) at which a method's fitted curve reaches an mIoU; below it "
-        "the 95 % interval of that K, and the distinct labelled images that it takes. Of what a "
-        f"curve refuses to say: {'; '.join(f'{said}: {why}' for said, why in _REFUSALS.values())}."
+        "the 95 % interval of that K, and the distinct labelled images that it takes. Where there "
+        f"is no number: {'; '.join(f'“{said}”, {why}' for said, why in _REFUSALS.values())}."
     )
     return Table(caption, columns, made)
 
 
 _REFUSALS = {
-    "never": ("levels off", "the fitted curve never reaches it"),
+    "never": ("levels off", "the fitted curve stays below it at any K"),
     "flat": ("no growth", "the scores do not grow with K"),
-    "beyond_reach": ("beyond reach", "more than twice the largest K that was measured"),
+    "beyond_reach": ("beyond reach", "it would take more than twice the largest K measured"),
 }
 """Status of an answer without a K -> what the table says, and what that means."""
 

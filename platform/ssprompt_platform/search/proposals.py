@@ -96,25 +96,24 @@ class Proposals:
         self._pareto = config.study.mode == "pareto"
         space = search_space(self.method, config.search.space, config.train)
         self._space = _with_shots(space, self.shots) if self._pareto else space
-        directions = [StudyDirection.MAXIMIZE, *([StudyDirection.MINIMIZE] * self._pareto)]
-        quiet = optuna.samplers.RandomSampler()
+        self._directions = [StudyDirection.MAXIMIZE, *([StudyDirection.MINIMIZE] * self._pareto)]
         self._storage = storage
         self._record = optuna.create_study(
             storage=storage,
             study_name=f"{study_id}/{name}",
-            directions=directions,
-            sampler=quiet,
+            directions=self._directions,
+            # proposes nothing: the copy in memory does
+            sampler=optuna.samplers.RandomSampler(),
             load_if_exists=True,
         )
         for key, value in ((METHOD, self.method), (SHOTS, None if self._pareto else self.shots[0])):
             self._record.set_user_attr(key, value)
-        self._memory = optuna.create_study(directions=directions, sampler=quiet)
-        self._ids: dict[int, int] = {}
+        recorded = self._record.get_trials(deepcopy=False)
+        self._memory = self._copy(recorded)
+        self._ids = {trial.number: trial._trial_id for trial in recorded}
         # setting -> number of the first trial that had it
         self._first: dict[str, int] = {}
-        for trial in self._record.get_trials(deepcopy=False):
-            self._memory.add_trial(trial)
-            self._ids[trial.number] = trial._trial_id
+        for trial in recorded:
             self._first.setdefault(_identity(trial.params), trial.number)
         self._known = self._known_settings()
         self._grid = (
@@ -153,6 +152,9 @@ class Proposals:
 
     def propose(self, count: int) -> list[Suggestion]:
         """Propose some trials that do not know of each other, and write them down."""
+        if self._config.search.sampler == "nsga2":
+            # it keeps its parents in the study, which a search that goes on would not have
+            self._memory = self._copy(self.trials)
         batch = len(self.trials)
         numbers = range(batch, batch + count)
         # all of them before any is written: none may learn that another one runs
@@ -235,6 +237,12 @@ class Proposals:
     def default(self) -> dict[str, Any]:
         """The documented defaults inside the space, without K."""
         return {name: v for name, v in self._space.default.items() if name != SHOTS}
+
+    def _copy(self, trials: Sequence[FrozenTrial]) -> optuna.Study:
+        """A study in memory with this history."""
+        study = optuna.create_study(directions=self._directions)
+        study.add_trials(trials)
+        return study
 
     def _known_settings(self) -> list[dict[str, Any]]:
         """What is tried before anything is sampled: the defaults, then what the user named."""

@@ -47,7 +47,7 @@ def bootstrap_interval(
     Bias-corrected and accelerated (BCa; Efron 1987, doi:10.1080/01621459.1987.10478410), which is
     defined for the mean of any values that are not all equal. It follows the skew of the values
     and stays inside their range, but with few draws it is too narrow: at n = 5 a 95 % interval
-    covers the true mean of normal scores in about 83 % of studies (docs/statistics.md).
+    covers the true mean of normal scores in some 84 % of studies (docs/statistics.md).
     :func:`t_interval` is the one to decide by.
 
     Args:

@@ -15,16 +15,17 @@ from ssprompt_core.methods import METHODS
 from ssprompt_core.prompts.spatial import point_grid
 from ssprompt_platform.report.figures import colour_labels, learning_curve, overlay
 from ssprompt_platform.report.figures_analysis import (
-    Failure,
     class_heatmap,
     failure_cases,
     weight_strips,
+    wrong_share,
 )
 from ssprompt_platform.report.figures_attention import (
     AttentionMaps,
     mean_attention,
     prompt_attention,
 )
+from ssprompt_platform.shown import ShownImage
 
 RNG = np.random.default_rng([0])
 
@@ -127,7 +128,7 @@ def test_weights_of_any_number_of_prompts(tmp_path: Path, prompts: int) -> None:
 def test_failures_of_different_shapes(tmp_path: Path) -> None:
     shapes = [(30, 60), (60, 30), (40, 40)]
     failures = [
-        Failure(f"image {n}", 0.1, picture_of(*s), class_map(*s), class_map(*s))
+        ShownImage(f"image {n}", picture_of(*s), class_map(*s), class_map(*s), 0.1)
         for n, s in enumerate(shapes)
     ]
     failure_cases(tmp_path / "a.png", failures, [f"class {c}" for c in range(5)], "title")
@@ -137,8 +138,8 @@ def test_failures_of_different_shapes(tmp_path: Path) -> None:
 
 def test_pixels_of_no_class_are_not_wrong() -> None:
     truth, predicted = np.array([[0, 1, IGNORE, IGNORE]], np.uint8), np.zeros((1, 4), np.uint8)
-    failure = Failure("a", 0.5, np.zeros((1, 4, 3), np.uint8), truth, predicted)
-    assert failure.wrong_share() == 0.5
+    shown = ShownImage("a", np.zeros((1, 4, 3), np.uint8), truth, predicted, 0.5)
+    assert wrong_share(shown) == 0.5
 
 
 def attention(count: int, height: int, width: int) -> AttentionMaps:

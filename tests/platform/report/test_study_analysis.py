@@ -37,8 +37,8 @@ from ssprompt_platform.report.prompt_tables import (
     write_csv,
 )
 from ssprompt_platform.report.tables import make_per_class, make_rows
-from ssprompt_platform.scoring import ShownImage
 from ssprompt_platform.sealed import SealedDataset
+from ssprompt_platform.shown import ShownImage
 
 METHODS = ("zero_shot", "linear_probe", "sem_weight_only", "ssprompt")
 NAMES = ("ground", "box", "ball")
@@ -140,14 +140,15 @@ def test_a_study_with_failed_fits_shows_the_others(finished: Finished) -> None:
     analysis = replace(finished, fits=fits).analysis()
     assert {f["method"] for f in analysis.record["failures"]} == {"sem_weight_only"}
     assert "ssprompt" not in table(finished, "image-scores.csv")[0]
-    record = finished.final.fits / f"{lost.name}.json"
+    plan, folder = finished.prepared.plan, finished.final.fits
+    before = set(read_prompts(plan, folder))
+    record = folder / f"{lost.name}.json"
     moved = record.rename(record.with_suffix(".moved"))
     try:
-        assert set(read_prompts(finished.prepared.plan, finished.final.fits)) == {
-            key for key in fits if key.method == "ssprompt" or key.method == "sem_weight_only"
-        }
+        assert set(read_prompts(plan, folder)) == before - {lost}
     finally:
         moved.rename(record)
+    assert lost in before
 
 
 def test_weights_are_those_of_the_prompt_files(finished: Finished, analysis: Analysis) -> None:

@@ -1,6 +1,6 @@
 """Coverage of the intervals on simulated draws: the tables of docs/statistics.md.
 
-python benchmarks/coverage.py        # about four minutes on two busy cores
+python benchmarks/interval_coverage.py        # about four minutes of one core
 """
 
 from __future__ import annotations
