@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import ray
 from rich.console import Console
 from synthetic import PlantedWork, planted_plan, searcher
 
 from ssprompt_platform.cluster import connected
 from ssprompt_platform.config.schema import Config
 from ssprompt_platform.live import SearchView
+from ssprompt_platform.search.grouped import GroupedSearch
 from ssprompt_platform.search.records import read_trials
 from ssprompt_platform.search.tuning import in_actors, run_search
 from ssprompt_platform.storage import StudyFolder
@@ -20,22 +20,28 @@ from ssprompt_platform.tracking import Tracker
 METHODS, SHOTS, TRIALS, DRAWS, EPOCHS = ("spa", "linear_probe"), (1, 4), 6, 2, 3
 
 
-def main(root: Path, pause: float) -> None:
+def search_of(folder: StudyFolder) -> GroupedSearch:
     config = Config()
     config.study.methods, config.study.shots = list(METHODS), list(SHOTS)
     config.search.trials, config.search.draws, config.train.epochs = TRIALS, DRAWS, EPOCHS
+    return searcher(folder, config, planted_plan(METHODS, SHOTS, DRAWS))
+
+
+def work_of(root: Path, pause: float) -> PlantedWork:
+    return PlantedWork(root / "log", number_of_draws=DRAWS, pause=pause)
+
+
+def main(root: Path, pause: float) -> None:
     folder = StudyFolder(root, "s")
-    work = PlantedWork(root / "log", number_of_draws=DRAWS, pause=pause)
     with connected():
-        assert ray.is_initialized()
         tracker = Tracker(
             f"sqlite:///{root / 'mlflow.db'}", "e", root / "artifacts", "s", "s", {"kind": "study"}
         )
-        search = searcher(folder, config, planted_plan(METHODS, SHOTS, DRAWS))
+        search = search_of(folder)
         with SearchView(Console(), search.totals(), read_trials(folder)) as view:
             search.observe(tracker, view)
             print("searching", flush=True)
-            run_search(search, in_actors(work, folder, {"CPU": 1}), folder, 2)
+            run_search(search, in_actors(work_of(root, pause), folder, {"CPU": 1}), folder, 2)
     print("done", flush=True)
 
 

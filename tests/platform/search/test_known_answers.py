@@ -131,7 +131,11 @@ def test_equal_settings_are_not_run_twice_and_their_score_is_told(tmp_path: Path
     for trial in repeats:
         assert trial.duplicate_of is not None
         first = records[trial.duplicate_of]
-        assert (trial.params, trial.value, trial.scores) == (first.params, first.value, first.scores)
+        assert (trial.params, trial.value, trial.scores) == (
+            first.params,
+            first.value,
+            first.scores,
+        )
     fitted = {line[1] for line in lines(work)}
     assert fitted == {t.key for t in records if t.state == "complete"} == set(events.started_keys)
 

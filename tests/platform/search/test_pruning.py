@@ -17,7 +17,9 @@ from ssprompt_platform.search.pruning import Rules, rules, rungs
 from ssprompt_platform.search.records import read_studies, read_trials
 
 
-def ended(values: Mapping[int, float], scores: list[float] | None = None) -> optuna.trial.FrozenTrial:
+def ended(
+    values: Mapping[int, float], scores: list[float] | None = None
+) -> optuna.trial.FrozenTrial:
     return create_trial(
         state=TrialState.COMPLETE,
         value=0.5 if scores is None else sum(scores) / len(scores),
