@@ -60,9 +60,7 @@ def history(folder: StudyFolder) -> list[tuple[Any, ...]]:
 
 def test_the_planted_optimum_of_each_k_is_found(tmp_path: Path) -> None:
     made = config(trials=25)
-    for name in ("lr_weight", "weight_granularity"):
-        setattr(made.search.space, name, Dimension(choices=[getattr(Config().search.space, name)
-                .choices[0] if getattr(Config().search.space, name).choices else 0.3]))  # fmt: skip
+    made.search.space.lr_weight = Dimension(choices=[0.3])
     _, _, _, best = run(tmp_path, made, shots=(1, 16))
     for shots in (1, 16):
         setting = best[Group("spa", shots)]

@@ -74,7 +74,7 @@ def test_halving_over_epochs_is_told_pruned_and_saves_epochs(tmp_path: Path) -> 
     made = config(trials=12, sampler="random")
     made.train.epochs = 9
     made.search.pruning = PruningConfig(over="epochs", first_epoch=1, factor=3)
-    folder, work, events, best = run(tmp_path, made, shots=(4,))
+    folder, work, _, best = run(tmp_path, made, shots=(4,))
     records = read_trials(folder)
     pruned = [trial for trial in records if trial.state == "pruned"]
     assert len(pruned) >= 4
