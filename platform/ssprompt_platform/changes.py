@@ -98,7 +98,7 @@ def refusal(study_id: str, changes: Sequence[Change], others: Sequence[str]) -> 
     Args:
         study_id: Of the study.
         changes: Of the configuration.
-        others: What has other content: data, segmenter, text encoder.
+        others: What has other content: data, validation, segmenter, text encoder.
     """
     some_extend = any(change.extends for change in changes)
     lines = [f"study.id={study_id} was begun with other settings, data or weights:"]

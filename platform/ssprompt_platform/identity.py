@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from ssprompt_core.data.dataset import SegmentationDataset
+from ssprompt_core.data.dataset import SegmentationDataset, Split
 from ssprompt_core.data.support import SupportDraw
 from ssprompt_core.errors import UserError, nearest
 from ssprompt_platform.changes import Change, changes_of, refusal, told
@@ -33,13 +33,38 @@ class Begun:
     sentence: str
 
 
-def identity(dataset: SegmentationDataset, segmenter: str, text_encoder: str) -> dict[str, str]:
-    """Fingerprints of what a study's numbers come from besides its configuration."""
+def identity(
+    dataset: SegmentationDataset,
+    segmenter: str,
+    text_encoder: str,
+    *,
+    validation: bool = False,
+) -> dict[str, str]:
+    """Fingerprints of what a study's numbers come from besides its configuration.
+
+    Args:
+        dataset: The data, sealed or not: no label is read.
+        segmenter: Fingerprint of the segmenter.
+        text_encoder: Fingerprint of the text encoder.
+        validation: Whether the study uses the validation split too; it has a fingerprint of its
+            own, so that studies that differ in this alone are known to have the same test images.
+    """
+    prints = {
+        "data": _content(dataset, ("train", "test")),
+        "segmenter": segmenter,
+        "text_encoder": text_encoder,
+    }
+    return prints | ({"validation": _content(dataset, ("val",))} if validation else {})
+
+
+def _content(dataset: SegmentationDataset, splits: Sequence[Split]) -> str:
+    """SHA-256 over classes, images and labels of some splits."""
     digest = hashlib.sha256("\n".join(dataset.class_names).encode())
-    for split in ("train", "test"):
+    for split in splits:
         for image_id in dataset.ids(split):
-            digest.update(f"\n{split} {image_id} {dataset.digest(image_id)}".encode())
-    return {"data": digest.hexdigest(), "segmenter": segmenter, "text_encoder": text_encoder}
+            content = f"{dataset.digest(image_id)} {dataset.label_digest(image_id)}"
+            digest.update(f"\n{split} {image_id} {content}".encode())
+    return digest.hexdigest()
 
 
 def check_resume(config: Config) -> None:
@@ -186,7 +211,9 @@ def _compare(
             "recorded less of it; choose another study.id"
         )
     changes = changes_of(dict(flat(record["config"])), flat_config(config))
-    others = [what for what, value in fingerprints.items() if record["fingerprints"][what] != value]
+    known = record["fingerprints"]
+    # one that only one side has goes with a changed option, which is told as such
+    others = [what for what, value in fingerprints.items() if known.get(what, value) != value]
     if others or not all(change.extends for change in changes):
         raise UserError(refusal(folder.study_id, changes, others))
     return changes

@@ -67,7 +67,12 @@ def prepare(config: Config) -> Prepared:
         config.model.text_encoder, dataset.class_names, cache and cache / "texts"
     )
     store = EmbeddingStore(root / "embeddings", segmenter.fingerprint)
-    fingerprints = identity(dataset, segmenter.fingerprint, texts.fingerprint)
+    fingerprints = identity(
+        dataset,
+        segmenter.fingerprint,
+        texts.fingerprint,
+        validation=config.study.selection == "holdout",
+    )
     folder = find_study(config, fingerprints)
     return Prepared(config, folder, dataset, source, texts, store, plan, fingerprints)
 

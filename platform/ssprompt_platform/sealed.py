@@ -11,9 +11,10 @@ from ssprompt_core.data.dataset import SegmentationDataset, Split
 class SealedDataset(SegmentationDataset):
     """A data set whose test labels nobody may read.
 
-    Images, ids and digests of the test split stay readable: encoding needs them. Data is sealed
-    right after it was checked (:func:`ssprompt_platform.prepare.prepare`), and
-    :func:`ssprompt_platform.scoring.score_test` alone opens it.
+    Images, ids and digests of the test split stay readable: encoding and the identity of a study
+    need them. Data is sealed right after it was checked
+    (:func:`ssprompt_platform.prepare.prepare`), and :func:`ssprompt_platform.scoring.score_test`
+    alone opens it.
 
     Args:
         dataset: The data set, checked.
@@ -46,6 +47,10 @@ class SealedDataset(SegmentationDataset):
     def digest(self, image_id: str) -> str:
         """SHA-256 (hex) of the image content."""
         return self.__unsealed.digest(image_id)
+
+    def label_digest(self, image_id: str) -> str:
+        """SHA-256 (hex) for the class map: whether it was changed, and nothing else of it."""
+        return self.__unsealed.label_digest(image_id)
 
     def classes_present(self, image_id: str) -> frozenset[int]:
         """Classes with at least one pixel in the image's label.

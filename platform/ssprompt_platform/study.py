@@ -186,6 +186,9 @@ def _on_front(
     failed = []
     for method in dict.fromkeys(group.method for group in plan.searched):
         own = [trial for trial in trials if trial.method == method]
+        if not own:  # the budget left it no time: no K is known to be worth less than another
+            kept |= {group: best[group] for group in plan.searched if group.method == method}
+            continue
         labelled = {str(k): count for k, count in plan.labelled.items()}
         rows = [row for row in front_rows(own, labelled, pareto=True) if row["on_front"]]
         groups = {Group(method, row["shots"]) for row in rows}

@@ -42,6 +42,14 @@ class SegmentationDataset(ABC):
     def digest(self, image_id: str) -> str:
         """SHA-256 (hex) of the image content: equal digests mean equal pixels."""
 
+    @abstractmethod
+    def label_digest(self, image_id: str) -> str:
+        """SHA-256 (hex) for the class map: equal digests mean equal labels.
+
+        It notices that labels were changed and tells nothing else of them, so it may be asked for
+        where labels may not.
+        """
+
     def classes_present(self, image_id: str) -> frozenset[int]:
         """Classes with at least one pixel in the image's label."""
         return frozenset(int(c) for c in np.unique(self.label(image_id)) if c != IGNORE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,6 +64,7 @@ class FolderDataset(SegmentationDataset):
         self._images = files_by_stem(images, "data.images", IMAGE_SUFFIXES)
         self._labels = files_by_stem(labels, "data.labels", (".png",))
         self._digests: dict[str, str] = {}
+        self._label_digests: dict[str, str] = {}
         self._present: dict[str, frozenset[int]] = {}
         for stem in self._images:
             self._check(stem, labels)
@@ -78,17 +80,15 @@ class FolderDataset(SegmentationDataset):
 
     def label(self, image_id: str) -> NDArray[np.uint8]:
         """The class map, uint8 ``[H, W]``; ignored values are 255."""
-        values = _read_label(self._labels[image_id])
-        table = np.full(int(values.max()) + 1, IGNORE, np.uint8)
-        for class_id, c in self._class_of_id.items():
-            if class_id < len(table):
-                table[class_id] = c
-        label: NDArray[np.uint8] = table[values]
-        return label
+        return self._classes(_read_label(self._labels[image_id]))
 
     def digest(self, image_id: str) -> str:
         """SHA-256 of the image file's bytes, and of how it is turned."""
         return self._digests[image_id]
+
+    def label_digest(self, image_id: str) -> str:
+        """SHA-256 of the class map (known from the first reading)."""
+        return self._label_digests[image_id]
 
     def classes_present(self, image_id: str) -> frozenset[int]:
         """Classes with at least one pixel in the image's label (known from the first reading)."""
@@ -114,6 +114,18 @@ class FolderDataset(SegmentationDataset):
                 f"up to {max(self._class_of_id)}; add the class or list the id in data.ignore_ids"
             )
         self._present[stem] = frozenset(self._class_of_id[v] for v in found)
+        content = hashlib.sha256(f"{height} {width}\n".encode())
+        content.update(self._classes(values).tobytes())
+        self._label_digests[stem] = content.hexdigest()
+
+    def _classes(self, values: NDArray[np.integer]) -> NDArray[np.uint8]:
+        """Class map of a label file's values."""
+        table = np.full(int(values.max()) + 1, IGNORE, np.uint8)
+        for class_id, c in self._class_of_id.items():
+            if class_id < len(table):
+                table[class_id] = c
+        classes: NDArray[np.uint8] = table[values]
+        return classes
 
     def _split(
         self, test: Sequence[str] | Path, test_fraction: float, seed: int

@@ -58,8 +58,8 @@ class ProceduralDataset(SegmentationDataset):
             for split, count in counts.items()
         }
         recipe = json.dumps([VERSION, asdict(DOWNSTREAM), seed], sort_keys=True)
-        key = hashlib.sha256(recipe.encode()).hexdigest()[:16]
-        self._folder = cache / f"procedural-{key}" if cache else None
+        self._recipe = hashlib.sha256(recipe.encode()).hexdigest()
+        self._folder = cache / f"procedural-{self._recipe[:16]}" if cache else None
 
     def ids(self, split: Split) -> tuple[str, ...]:
         """Image ids of one split, such as ``train-00007``."""
@@ -76,6 +76,10 @@ class ProceduralDataset(SegmentationDataset):
     def digest(self, image_id: str) -> str:
         """SHA-256 of the pixels."""
         return hashlib.sha256(self.image(image_id).tobytes()).hexdigest()
+
+    def label_digest(self, image_id: str) -> str:
+        """SHA-256 of what the scene is made from; it need not be drawn."""
+        return hashlib.sha256(f"{self._recipe} {image_id}".encode()).hexdigest()
 
     def _read(self, image_id: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Image and class map; kept together as one RGBA picture whose alpha is the class map."""

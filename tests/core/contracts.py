@@ -39,11 +39,20 @@ class DatasetContract(ABC):
         assert np.array_equal(dataset.image(image_id), dataset.image(image_id))
         assert np.array_equal(dataset.label(image_id), dataset.label(image_id))
         assert dataset.digest(image_id) == dataset.digest(image_id)
+        assert dataset.label_digest(image_id) == dataset.label_digest(image_id)
 
     def test_digests_tell_images_apart(self, dataset: SegmentationDataset) -> None:
         first, second = dataset.ids("train")[:2]
         assert dataset.digest(first) != dataset.digest(second)
         assert len(dataset.digest(first)) == 64
+
+    def test_equal_label_digests_mean_equal_labels(self, dataset: SegmentationDataset) -> None:
+        seen: dict[str, bytes] = {}
+        for image_id in (*dataset.ids("train")[:6], *dataset.ids("test")[:2]):
+            digest, label = dataset.label_digest(image_id), dataset.label(image_id)
+            assert len(digest) == 64
+            assert seen.setdefault(digest, label.tobytes()) == label.tobytes()
+        assert len(seen) > 1
 
     def test_thing_classes_are_classes(self, dataset: SegmentationDataset) -> None:
         assert dataset.thing_classes <= set(range(len(dataset.class_names)))

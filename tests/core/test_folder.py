@@ -43,6 +43,25 @@ def test_splits_are_disjoint_complete_and_seeded(tmp_path: Path) -> None:
     assert test == set(FolderDataset(images, labels, NAMES, seed=1).ids("test"))
 
 
+def test_a_label_digest_is_of_the_classes_and_not_of_the_file(tmp_path: Path) -> None:
+    images, labels = write_folder(tmp_path)
+
+    def digest(*ignore_ids: int) -> str:
+        data = FolderDataset(images, labels, NAMES, ignore_ids=ignore_ids)
+        return data.label_digest("frame0")
+
+    before, path = digest(), labels / "frame0.png"
+    pixels = np.array(Image.open(path))
+    size = path.stat().st_size
+    Image.fromarray(pixels).save(path, compress_level=0)
+    assert path.stat().st_size != size
+    assert digest() == before
+    assert digest(2) != before
+    pixels[3, 5] = (pixels[3, 5] + 1) % 3
+    Image.fromarray(pixels).save(path)
+    assert digest() != before
+
+
 def test_an_image_is_turned_as_its_camera_noted(tmp_path: Path) -> None:
     images, labels = write_folder(tmp_path)
     upright = np.asarray(Image.open(images / "frame0.jpg"))

@@ -54,3 +54,10 @@ def test_seeds_and_splits_give_other_scenes(tmp_path: Path) -> None:
 def test_a_larger_pool_keeps_the_scenes_of_a_smaller_one() -> None:
     small, large = ProceduralDataset(train=2), ProceduralDataset(train=5)
     assert small.digest("train-00001") == large.digest("train-00001")
+    assert small.label_digest("train-00001") == large.label_digest("train-00001")
+
+
+def test_a_label_digest_follows_the_seed_and_draws_no_scene(tmp_path: Path) -> None:
+    first, second = (ProceduralDataset(2, 0, 1, seed=s, cache=tmp_path) for s in (0, 1))
+    assert first.label_digest("train-00001") != second.label_digest("train-00001")
+    assert not list(tmp_path.iterdir())

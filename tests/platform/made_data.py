@@ -53,6 +53,9 @@ class MadeDataset(SegmentationDataset):
     def digest(self, image_id: str) -> str:
         return hashlib.sha256(self.image(image_id).tobytes()).hexdigest()
 
+    def label_digest(self, image_id: str) -> str:
+        return hashlib.sha256(self._map(image_id).tobytes()).hexdigest()
+
     def _map(self, image_id: str) -> NDArray[np.uint8]:
         classes = self._classes[image_id]
         rows = np.full(64, IGNORE, np.uint8)

@@ -6,7 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from made_data import MadeDataset
+from PIL import Image
 from samples import STUDIES, write_image_folder
 
 from ssprompt_core.data.dataset import SegmentationDataset
@@ -20,9 +23,11 @@ from ssprompt_platform.identity import (
     check_unchanged,
     find_study,
     flat_config,
+    identity,
 )
 from ssprompt_platform.ownership import owned
 from ssprompt_platform.plan import make_plan
+from ssprompt_platform.sealed import SealedDataset
 from ssprompt_platform.sources import build_dataset
 from ssprompt_platform.storage import StudyFolder, read_json, write_json, write_text
 
@@ -130,6 +135,44 @@ def test_resume_never_and_must(studies: Studies) -> None:
         check_resume(studies.config("study.id=mien", "study.resume=must"))
     assert studies.find("study.id=mine", "study.resume=must") == folder
     assert studies.find("study.resume=must") == folder
+
+
+def test_changed_labels_are_another_data_set(tmp_path: Path) -> None:
+    words = write_image_folder(tmp_path / "data")
+    config = load_config(["study=smoke", *words], STUDIES)
+
+    def prints() -> dict[str, str]:
+        return identity(SealedDataset(build_dataset(config.data, None)), "s", "t")
+
+    before = prints()
+    assert prints() == before
+    for number in (0, 11):  # one image of either split
+        path = tmp_path / "data" / "labels" / f"frame{number:02d}.png"
+        label = np.array(Image.open(path))
+        Image.fromarray(label[::-1]).save(path)
+        changed = prints()
+        assert changed["data"] != before["data"]
+        assert changed == {**before, "data": changed["data"]}
+        Image.fromarray(label).save(path)
+        assert prints() == before
+
+
+def test_the_validation_split_counts_where_it_is_used() -> None:
+    images = {"train": {"t": [0]}, "test": {"e": [1]}}
+    first, second = (MadeDataset({**images, "val": {"v": [c]}}) for c in (0, 1))
+    assert identity(first, "s", "t") == identity(second, "s", "t")
+    prints = [identity(data, "s", "t", validation=True) for data in (first, second)]
+    assert prints[0]["validation"] != prints[1]["validation"]
+    # the test images are the same, so scores can be compared
+    assert prints[0]["data"] == prints[1]["data"] == identity(first, "s", "t")["data"]
+    assert not first.labels_read
+
+
+def test_a_study_that_selects_otherwise_is_refused_by_that(studies: Studies) -> None:
+    studies.begin("study.id=mine")
+    with pytest.raises(UserError) as caught:
+        studies.find("study.id=mine", "study.folds=3", validation="v")
+    assert "validation" not in str(caught.value)
 
 
 def test_a_refusal_shows_the_whole_difference(studies: Studies) -> None:

@@ -49,6 +49,7 @@ def test_test_labels_are_refused_and_nothing_else_is() -> None:
                     ask(image_id)
             assert (view.image(image_id) == data.image(image_id)).all()
             assert view.digest(image_id) == data.digest(image_id)
+            assert view.label_digest(image_id) == data.label_digest(image_id)
     assert not data.labels_read
     for split in ("train", "val"):
         for image_id in sealed.ids(split):

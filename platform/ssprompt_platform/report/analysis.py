@@ -23,9 +23,9 @@ from ssprompt_platform.report.figures_analysis import (
     class_heatmap,
     failure_cases,
     weight_strips,
-    wrong_share,
 )
 from ssprompt_platform.report.figures_attention import mean_attention, prompt_attention
+from ssprompt_platform.report.figures_shown import wrong_share
 from ssprompt_platform.report.prompt_tables import (
     Prompts,
     flat_names,

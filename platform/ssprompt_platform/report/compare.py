@@ -15,7 +15,6 @@ from ssprompt_platform.changes import changes_of
 from ssprompt_platform.identity import flat
 from ssprompt_platform.plan import Group
 from ssprompt_platform.report.gather import StudyData
-from ssprompt_platform.stats.compare import ALPHA
 from ssprompt_platform.stats.paired import Paired, holm, pair
 from ssprompt_platform.stats.words import chance, count, share, span
 from ssprompt_platform.storage import StudyFolder
@@ -84,13 +83,7 @@ def compare(first: StudyData, second: StudyData) -> Comparison:
             "shots": group.shots,
             "first": means[0][group],
             "second": means[1][group],
-            "difference": paired.mean,
-            "ci95": list(paired.interval) if paired.interval else None,
-            "p": paired.p,
-            "p_holm": p_holm,
-            "n": paired.n,
-            "significant": p_holm is not None and p_holm < ALPHA,
-            "family_size": size,
+            **paired.to_dict(p_holm, size),
         }
         statement = _sentence(row, paired.why, first.id, second.id)
         if not METHODS[group.method].uses_support:

@@ -12,10 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from numpy.typing import NDArray
 
-from ssprompt_core.data.dataset import IGNORE
-from ssprompt_platform.report.figures import class_legend, save, tint
+from ssprompt_platform.report.figures import class_legend, save
+from ssprompt_platform.report.figures_shown import prediction_panels
 from ssprompt_platform.shown import ShownImage
 
 _MEANS = ("mIoU", "mean")
@@ -192,12 +191,6 @@ def _strips(
         axes.hlines(means, at - step / 2, at + step / 2, color=colours[k], linewidth=2)
 
 
-def wrong_share(shown: ShownImage) -> float:
-    """Share of the labelled pixels of an image that are wrong, in [0, 1]."""
-    labelled = shown.truth != IGNORE
-    return float((shown.predicted != shown.truth)[labelled].mean())
-
-
 def failure_cases(
     path: Path, failures: Sequence[ShownImage], class_names: Sequence[str], title: str
 ) -> None:
@@ -206,12 +199,7 @@ def failure_cases(
     figure = Figure(figsize=(8.8, sum(heights) + 1.0), dpi=130, layout="constrained")
     grid = figure.subplots(len(failures), 4, squeeze=False, height_ratios=heights)
     for row, failure in zip(grid, failures, strict=True):
-        panels = {
-            failure.image_id: failure.image,
-            "ground truth": tint(failure.image, failure.truth),
-            f"prediction, mIoU {failure.miou:.3f}": tint(failure.image, failure.predicted),
-            f"errors, {wrong_share(failure):.0%} of the pixels": _errors(failure),
-        }
+        panels = prediction_panels(failure, failure.image_id)
         for axes, (name, picture) in zip(row, panels.items(), strict=True):
             axes.imshow(picture)
             axes.set_title(name, fontsize=8)
@@ -224,12 +212,3 @@ def failure_cases(
     )
     figure.suptitle(title, fontsize=9)
     save(figure, path)
-
-
-def _errors(failure: ShownImage) -> NDArray[np.uint8]:
-    """Right pixels as a pale grey picture, wrong ones black, pixels of no class white."""
-    grey_HW = 150 + 0.4 * failure.image.mean(axis=2)
-    picture = np.repeat(grey_HW[..., None], 3, axis=2)
-    picture[failure.predicted != failure.truth] = 0
-    picture[failure.truth == IGNORE] = 255
-    return picture.astype(np.uint8)

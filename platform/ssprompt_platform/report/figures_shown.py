@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from ssprompt_core.data.dataset import IGNORE
 from ssprompt_platform.report.figures import class_legend, tint
-from ssprompt_platform.report.figures_analysis import wrong_share
 from ssprompt_platform.report.figures_base import sheet, short
 from ssprompt_platform.shown import ShownImage
 
@@ -35,19 +34,35 @@ def best_and_worst(shown: Sequence[ShownImage], class_names: Sequence[str]) -> F
     figure = sheet(7.6, 1.85 * sum(ratio) + 0.25 * len(images) + 0.9)
     grid = figure.subplots(len(images), 4, squeeze=False, height_ratios=ratio)
     for row, one in zip(grid, images, strict=True):
-        pictures = {
-            f"{'best' if one in best else 'worst'}: {short(one.image_id, 20)}": one.image,
-            "ground truth": tint(one.image, one.truth),
-            f"prediction, mIoU {one.miou:.3f}": tint(one.image, one.predicted),
-            f"wrong, {wrong_share(one):.0%} of the pixels": error_map(one),
-        }
-        for axes, (name, picture) in zip(row, pictures.items(), strict=True):
+        name = f"{'best' if one in best else 'worst'}: {short(one.image_id, 20)}"
+        for axes, (title, picture) in zip(row, prediction_panels(one, name).items(), strict=True):
             axes.imshow(picture)
-            axes.set_title(name, loc="center", fontsize=8)
+            axes.set_title(title, loc="center", fontsize=8)
             axes.set_axis_off()
     maps = [label for one in images for label in (one.truth, one.predicted)]
     class_legend(figure, maps, class_names, Patch(color="black", label="wrong"))
     return figure
+
+
+def prediction_panels(one: ShownImage, name: str) -> dict[str, NDArray[np.uint8]]:
+    """Title -> picture: the image, ground truth, prediction, and what of it is wrong.
+
+    Args:
+        one: The image; it has a score.
+        name: Title of the image itself.
+    """
+    return {
+        name: one.image,
+        "ground truth": tint(one.image, one.truth),
+        f"prediction, mIoU {one.miou:.3f}": tint(one.image, one.predicted),
+        f"wrong, {wrong_share(one):.0%} of the pixels": error_map(one),
+    }
+
+
+def wrong_share(one: ShownImage) -> float:
+    """Share of the labelled pixels of an image that are wrong, in [0, 1]."""
+    labelled = one.truth != IGNORE
+    return float((one.predicted != one.truth)[labelled].mean())
 
 
 def error_map(one: ShownImage) -> NDArray[np.uint8]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ssprompt_platform.report.page_blocks import Cell
+from ssprompt_platform.report.page_blocks import Cell, Column
 
 MINUS = "\N{MINUS SIGN}"
 NOTHING = Cell("\N{EN DASH}", None, "quiet")
@@ -45,6 +45,28 @@ def chance(p: float | None, look: str = "") -> Cell:
     if p is None:
         return NOTHING
     return Cell("< 0.0001" if p < 1e-4 else f"{p:.4f}", p, look)
+
+
+def tested_columns(difference: Column, n: Column) -> list[Column]:
+    """Titles of :func:`tested`, with what the difference and the number of pairs mean."""
+    return [
+        difference,
+        Column("95 % interval"),
+        n,
+        Column("p", meaning="paired t-test"),
+        Column("p (Holm)", meaning="corrected for all tests of the table"),
+    ]
+
+
+def tested(row: Mapping[str, Any]) -> list[Cell]:
+    """A paired difference: mean, interval, pairs, and p before and after Holm's correction."""
+    return [
+        number(row["difference"], sign=True),
+        span(row["ci95"], sign=True),
+        count(row["n"]),
+        chance(row["p"]),
+        chance(row["p_holm"], "best" if row["significant"] else ""),
+    ]
 
 
 def setting(values: Mapping[str, Any]) -> str:

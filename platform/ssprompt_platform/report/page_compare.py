@@ -21,7 +21,7 @@ from ssprompt_platform.report.page_blocks import (
     exhibit,
     remarked,
 )
-from ssprompt_platform.report.page_cells import chance, count, number, plain, span, word
+from ssprompt_platform.report.page_cells import count, number, plain, tested, tested_columns, word
 
 
 def comparison_remarks(comparison: Comparison) -> list[str]:
@@ -86,11 +86,10 @@ def _table(comparison: Comparison) -> list[Block]:
         Column("K"),
         Column(comparison.first.id, meaning="mean mIoU, test split"),
         Column(comparison.second.id, meaning="mean mIoU, test split"),
-        Column("difference", meaning="first minus second, mean over common draws"),
-        Column("95 % interval"),
-        Column("n", meaning="draws with the same support images"),
-        Column("p", meaning="paired t-test"),
-        Column("p (Holm)", meaning="corrected for all tests of the table"),
+        *tested_columns(
+            Column("difference", meaning="first minus second, mean over common draws"),
+            Column("n", meaning="draws with the same support images"),
+        ),
         Column("verdict", numeric=False),
     ]
     made = [
@@ -99,11 +98,7 @@ def _table(comparison: Comparison) -> list[Block]:
             count(row["shots"]),
             number(row["first"]),
             number(row["second"]),
-            number(row["difference"], sign=True),
-            span(row["ci95"], sign=True),
-            count(row["n"]),
-            chance(row["p"]),
-            chance(row["p_holm"], "best" if row["significant"] else ""),
+            *tested(row),
             _verdict(row, comparison),
         ]
         for row in comparison.rows

@@ -6,7 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ssprompt_platform.report.page_blocks import Cell, Column, Table
-from ssprompt_platform.report.page_cells import MINUS, chance, count, number, span, word
+from ssprompt_platform.report.page_cells import (
+    MINUS,
+    chance,
+    count,
+    number,
+    span,
+    tested,
+    tested_columns,
+    word,
+)
 
 
 def score_rows(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -58,11 +67,10 @@ def comparison_rows(comparisons: Sequence[Mapping[str, Any]]) -> Table:
         Column("K"),
         Column("first", numeric=False),
         Column("second", numeric=False),
-        Column(f"first {MINUS} second", meaning="mean difference in mIoU on the same draws"),
-        Column("95 % interval"),
-        Column("n", meaning="draws that both have"),
-        Column("p", meaning="paired t-test"),
-        Column("p (Holm)", meaning="corrected for all comparisons of the table"),
+        *tested_columns(
+            Column(f"first {MINUS} second", meaning="mean difference in mIoU on the same draws"),
+            Column("n", meaning="draws that both have"),
+        ),
         Column("verdict", numeric=False),
     ]
     made = [
@@ -70,11 +78,7 @@ def comparison_rows(comparisons: Sequence[Mapping[str, Any]]) -> Table:
             count(c["shots"]),
             word(c["first"]),
             word(c["second"]),
-            number(c["difference"], sign=True),
-            span(c["ci95"], sign=True),
-            count(c["n"]),
-            chance(c["p"]),
-            chance(c["p_holm"], "best" if c["significant"] else ""),
+            *tested(c),
             _verdict(c),
         ]
         for c in comparisons

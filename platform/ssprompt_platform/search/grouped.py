@@ -69,6 +69,7 @@ class GroupedSearch(Searcher):  # type: ignore[misc]  # Ray ships no types
         }
         self._waiting = {n: deque(part.unfinished()) for n, part in self._parts.items()}
         self._under_way: dict[str, Suggestion] = {}
+        self._lost: list[Suggestion] = []
         self._ended: dict[str, str] = {}
         self._warmed: set[str] = set()
 
@@ -120,6 +121,10 @@ class GroupedSearch(Searcher):  # type: ignore[misc]  # Ray ships no types
         it stays open, and goes on when the study does.
         """
         trial = self._under_way.get(trial_id)
+        if trial is not None and error:
+            # Ray gave it up; the other studies go on, this one when the study does
+            self._lost.append(self._under_way.pop(trial_id))
+            self._ended[trial.study] = f"{trial.key} lost its workers"
         if trial is None or error or result is None or "end" not in result:
             return
         del self._under_way[trial_id]
@@ -144,7 +149,7 @@ class GroupedSearch(Searcher):  # type: ignore[misc]  # Ray ships no types
 
     def interrupted(self) -> list[str]:
         """Keys of trials that were started here and have no end."""
-        return sorted(trial.key for trial in self._under_way.values())
+        return sorted(trial.key for trial in [*self._lost, *self._under_way.values()])
 
     def best(self) -> dict[Group, dict[str, Any]]:
         """The best setting of every group that has one.
@@ -167,7 +172,7 @@ class GroupedSearch(Searcher):  # type: ignore[misc]  # Ray ships no types
         """The next trial of a study that must be run; those that are known already are told."""
         part, waiting = self._parts[name], self._waiting[name]
         while True:
-            if not waiting and not self._refill(name):
+            if name in self._ended or (not waiting and not self._refill(name)):
                 return None
             trial = next((t for t in waiting if self._twin_state(t) != "running"), None)
             if trial is None:

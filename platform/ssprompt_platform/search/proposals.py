@@ -317,7 +317,8 @@ class Proposals:
         attributes: Mapping[str, Any],
         rungs: Mapping[int, float],
     ) -> None:
-        self._set(number, {**attributes, CAUSE: cause}, rungs)
+        told_cause = {} if cause is None else {CAUSE: cause}
+        self._set(number, {**attributes, **told_cause}, rungs)
         told: dict[str, Any] = {"state": _TELL[state]} if state in _TELL else {}
         if state == "complete":
             assert value is not None

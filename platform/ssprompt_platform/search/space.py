@@ -57,7 +57,7 @@ class Space:
         return not all(distribution.single() for distribution in self.distributions.values())
 
 
-def search_space(method: str, space: SpaceConfig, train: TrainConfig | None = None) -> Space:
+def search_space(method: str, space: SpaceConfig, train: TrainConfig) -> Space:
     """What is searched for a method: those hyperparameters of ``search.space`` that it has.
 
     Settings of a fit belong to methods that are trained by gradient only. A condition on a
@@ -71,7 +71,6 @@ def search_space(method: str, space: SpaceConfig, train: TrainConfig | None = No
     Raises:
         UserError: Choices, bounds or conditions are not what the hyperparameter can take.
     """
-    train = train or TrainConfig()
     given = _given(space)
     defaults = {field.name: _default(field.name, train) for field in fields(space)}
     order = in_order(given)
@@ -108,11 +107,6 @@ def method_settings(setting: Mapping[str, Any]) -> MethodSettings:
 def fit_overrides(setting: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a setting that replaces values of ``train``."""
     return {name: value for name, value in setting.items() if name in FIT_HYPERPARAMETERS}
-
-
-def default_setting(method: str, space: Space) -> dict[str, Any]:
-    """The documented defaults of a method, moved to the nearest point inside the space."""
-    return dict(space.default)
 
 
 def _own(method: str) -> tuple[str, ...]:

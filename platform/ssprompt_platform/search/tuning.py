@@ -16,6 +16,9 @@ from ssprompt_platform.search.trial_train import trial_on_ray_train
 from ssprompt_platform.search.work import TrainedWork
 from ssprompt_platform.storage import StudyFolder
 
+_LOSSES = 10
+"""Workers that a trial may lose in one part of a study."""
+
 
 @dataclass(frozen=True)
 class Trainable:
@@ -98,8 +101,8 @@ def run_search(
             name="search",
             storage_path=str(folder.tune),
             verbose=0,
-            # a worker may be lost any number of times; a trial that gets nowhere ends by itself
-            failure_config=tune.FailureConfig(max_failures=-1),
+            # a trial that gets nowhere ends by itself; this bounds what dies before it begins
+            failure_config=tune.FailureConfig(max_failures=_LOSSES),
         ),
     )
     tuner.fit()

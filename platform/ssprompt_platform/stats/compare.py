@@ -19,8 +19,6 @@ from ssprompt_platform.stats.words import chance, count, share, span
 
 Scores = Mapping[str, Mapping[int, Sequence[float | None]]]
 """Method -> K -> score of every draw, in the order of draws; None or NaN: the draw is missing."""
-ALPHA = 0.05
-"""A difference is told from none where its p after Holm is below this."""
 
 
 def compare_methods(
@@ -138,17 +136,7 @@ def _corrected(
     size, corrected = holm([paired.p for _, paired in found])
     return [
         (
-            {
-                **labels,
-                "difference": paired.mean,
-                "ci95": list(paired.interval) if paired.interval else None,
-                "p": paired.p,
-                "p_holm": p_holm,
-                "n": paired.n,
-                "significant": p_holm is not None and p_holm < ALPHA,
-                "family": family,
-                "family_size": size,
-            },
+            {**labels, **paired.to_dict(p_holm, size), "family": family},
             paired.why,
         )
         for (labels, paired), p_holm in zip(found, corrected, strict=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,9 @@ from scipy import stats
 
 from ssprompt_platform.stats.intervals import Interval, all_equal, t_interval
 from ssprompt_platform.stats.words import count
+
+ALPHA = 0.05
+"""A difference is told from none where its p after Holm is below this."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,23 @@ class Paired:
     interval: Interval | None
     p: float | None
     why: str
+
+    def to_dict(self, p_holm: float | None, family_size: int) -> dict[str, Any]:
+        """The comparison as JSON.
+
+        Args:
+            p_holm: ``p`` corrected by :func:`holm`.
+            family_size: Number of tests that it was corrected for.
+        """
+        return {
+            "difference": self.mean,
+            "ci95": list(self.interval) if self.interval else None,
+            "p": self.p,
+            "p_holm": p_holm,
+            "n": self.n,
+            "significant": p_holm is not None and p_holm < ALPHA,
+            "family_size": family_size,
+        }
 
 
 def pair(first: NDArray[np.float64], second: NDArray[np.float64]) -> Paired:

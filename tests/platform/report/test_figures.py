@@ -18,13 +18,13 @@ from ssprompt_platform.report.figures_analysis import (
     class_heatmap,
     failure_cases,
     weight_strips,
-    wrong_share,
 )
 from ssprompt_platform.report.figures_attention import (
     AttentionMaps,
     mean_attention,
     prompt_attention,
 )
+from ssprompt_platform.report.figures_shown import wrong_share
 from ssprompt_platform.shown import ShownImage
 
 RNG = np.random.default_rng([0])
