@@ -27,17 +27,49 @@ def encoder_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def ray_cluster(encoder_log: Path) -> Iterator[None]:
+def label_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that this process and every one of the cluster adds a line to for each label it opens.
+
+    A line is the path of a file in a folder ``labels`` and the functions that led there, outermost
+    first, separated by blanks.
+    """
+    return tmp_path_factory.mktemp("label-log") / "opened.txt"
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(encoder_log: Path, label_log: Path) -> Iterator[None]:
     """One local cluster of two CPUs for all tests that need one."""
     import ray
 
     from ssprompt_platform.cluster import prepare_environment
 
-    path = str(encoder_log)
+    path, opened = str(encoder_log), str(label_log)
 
-    def count_encoded_images() -> None:
+    def note_opened_labels() -> None:
+        import os
+        import sys
+
+        # the interpreter tells of every file that is opened, whatever code does it
+        def hook(event, arguments):
+            if event != "open" or not isinstance(arguments[0], str | os.PathLike):
+                return
+            place = os.fspath(arguments[0])
+            if os.path.basename(os.path.dirname(place)) != "labels":  # noqa: PTH119, PTH120
+                return
+            frame, names = sys._getframe(1), []
+            while frame is not None:
+                names.append(frame.f_code.co_name)
+                frame = frame.f_back
+            with open(opened, "a") as log:  # noqa: PTH123
+                log.write(" ".join([str(place), *reversed(names)]) + "\n")
+
+        sys.addaudithook(hook)
+
+    def watch_worker() -> None:
         # runs in every worker process: calls are counted where they happen
         from ssprompt_core.models.sam import SamSegmenter
+
+        note_opened_labels()
 
         original = SamSegmenter.encode_images
 
@@ -49,12 +81,13 @@ def ray_cluster(encoder_log: Path) -> Iterator[None]:
         SamSegmenter.encode_images = counted
 
     prepare_environment()
+    note_opened_labels()
     ray.init(
         address="local",
         num_cpus=2,
         include_dashboard=True,
         log_to_driver=False,
-        runtime_env={"worker_process_setup_hook": count_encoded_images},
+        runtime_env={"worker_process_setup_hook": watch_worker},
     )
     yield
     ray.shutdown()

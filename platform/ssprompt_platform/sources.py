@@ -22,7 +22,6 @@ from ssprompt_core.text.registry import (
     text_encoder_fingerprint,
 )
 from ssprompt_platform.config.schema import DataConfig, ModelConfig
-from ssprompt_platform.sealed import SealedDataset
 from ssprompt_platform.texts import TextStore
 
 
@@ -60,7 +59,6 @@ def build_dataset(config: DataConfig, cache: Path | None) -> SegmentationDataset
     )
 
 
-WithoutTest = SealedDataset
 
 
 @dataclass(frozen=True)

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import io
 import json
-import math
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 from mlflow import MlflowClient
 from rich.console import Console
 from safetensors.numpy import load_file
 from samples import STUDIES, write_image_folder
 
-import ssprompt_platform.study
 from ssprompt_core.errors import UserError
 from ssprompt_core.models.sam import SamSegmenter
-from ssprompt_platform.sources import WithoutTest
+from ssprompt_platform.search.records import read_trials
 from ssprompt_platform.storage import StudyFolder
 from ssprompt_platform.study import run_study
 
@@ -34,6 +33,26 @@ SMALL = [
     "train.batch_size=2",
     "search.space.num_prompts.choices=[2,4]",
 ]
+FITS = 5
+"""Final fits: zero_shot once, spa at two K on two draws each."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished study.
+
+    Attributes:
+        folder: Where it is kept.
+        text: What it printed.
+        encoded: Images that were encoded, in all processes.
+        labels: Label files that were opened, in all processes: file stem and functions that led
+            there.
+    """
+
+    folder: StudyFolder
+    text: str
+    encoded: int
+    labels: list[tuple[str, list[str]]]
 
 
 def run(words: list[str], root: Path, study_id: str = "s") -> tuple[StudyFolder, str]:
@@ -48,6 +67,10 @@ def results(folder: StudyFolder) -> dict[str, Any]:
     return dict(json.loads(folder.results.read_text()))
 
 
+def facts(folder: StudyFolder) -> dict[str, Any]:
+    return dict(json.loads(folder.record.read_text())["facts"])
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return write_image_folder(tmp_path_factory.mktemp("images") / "data")
@@ -59,10 +82,23 @@ def encoded_images(encoder_log: Path) -> Callable[[], int]:
 
 
 @pytest.fixture(scope="module")
+def opened_labels(label_log: Path) -> Callable[[], list[tuple[str, list[str]]]]:
+    """All label files that any process opened so far."""
+
+    def read() -> list[tuple[str, list[str]]]:
+        lines = label_log.read_text().splitlines() if label_log.exists() else []
+        return [(Path(place).stem, names) for place, *names in map(str.split, lines)]
+
+    return read
+
+
+@pytest.fixture(scope="module")
 def finished(
-    data: list[str], tmp_path_factory: pytest.TempPathFactory, encoded_images: Callable[[], int]
-) -> tuple[StudyFolder, str, int]:
-    """A finished study, what it printed and how many images were encoded in all processes."""
+    data: list[str],
+    tmp_path_factory: pytest.TempPathFactory,
+    encoded_images: Callable[[], int],
+    opened_labels: Callable[[], list[tuple[str, list[str]]]],
+) -> Finished:
     encoded_here = 0
     with pytest.MonkeyPatch.context() as patch:
         original = SamSegmenter.encode_images
@@ -73,18 +109,21 @@ def finished(
             return original(self, x_B3SS)
 
         patch.setattr(SamSegmenter, "encode_images", counted)
-        before = encoded_images()
+        before, opened = encoded_images(), len(opened_labels())
         folder, text = run(data, tmp_path_factory.mktemp("study") / "runs")
-    return folder, text, encoded_images() - before + encoded_here
+    return Finished(
+        folder, text, encoded_images() - before + encoded_here, opened_labels()[opened:]
+    )
 
 
-def test_results_have_the_documented_form(finished: tuple[StudyFolder, str, int]) -> None:
-    folder, _, _ = finished
+def test_results_have_the_documented_form(finished: Finished) -> None:
+    folder = finished.folder
     record = results(folder)
     assert set(record) == {
-        "schema", "study", "rows", "per_class", "analysis", "versions", "seconds",
+        "schema", "study", "rows", "per_class", "statistics", "search", "front", "failed",
+        "missing", "analysis", "versions", "seconds",
     }  # fmt: skip
-    assert record["schema"] == 1
+    assert record["schema"] == 2
     assert json.loads((folder.root / "latest" / "results.json").read_text()) == record
     assert [(r["method"], r["shots"]) for r in record["rows"]] == [
         ("zero_shot", 1),
@@ -98,10 +137,11 @@ def test_results_have_the_documented_form(finished: tuple[StudyFolder, str, int]
         assert len(row["draws"]) == count
         assert all(0 <= value <= 1 for value in row["draws"])
         assert row["mean"] == pytest.approx(sum(row["draws"]) / count)
-        if row["deterministic"]:
-            assert row["ci95"] is None
-        else:
-            assert row["ci95"][0] <= row["mean"] <= row["ci95"][1]
+        for name in ("ci95", "bootstrap95"):
+            if row["deterministic"]:
+                assert row[name] is None
+            else:
+                assert row[name][0] <= row["mean"] <= row[name][1]
     spa = record["rows"][2]
     assert spa["best"]["num_prompts"] in (2, 4)
     assert spa["trainable_parameters"] > 0
@@ -109,16 +149,45 @@ def test_results_have_the_documented_form(finished: tuple[StudyFolder, str, int]
 
 
 def test_each_image_is_encoded_once_in_the_whole_study(
-    finished: tuple[StudyFolder, str, int],
+    finished: Finished,
 ) -> None:
-    folder, _, calls = finished
+    folder, calls = finished.folder, finished.encoded
     embeddings = results(folder)["study"]["embeddings"]
     assert calls == embeddings["images"] == embeddings["encoder_calls"] > 0
     assert len(list((folder.root / "embeddings").rglob("*.arrow"))) == calls
 
 
-def test_prompts_pictures_and_summary_are_there(finished: tuple[StudyFolder, str, int]) -> None:
-    folder, text, _ = finished
+def test_each_test_label_is_read_once_in_each_final_fit_and_never_else(finished: Finished) -> None:
+    test_ids = facts(finished.folder)["test_ids"]
+    assert test_ids
+    scored: Counter[str] = Counter()
+    checked: Counter[str] = Counter()
+    for stem, functions in finished.labels:
+        if stem not in test_ids:
+            continue
+        if "build_dataset" in functions:
+            checked[stem] += 1
+            continue
+        # open_test() gives the data away; only the scoring of a final fit may have asked for it
+        assert "score_test" in functions, (stem, functions)
+        assert functions.index("run_fit") < functions.index("score_test"), (stem, functions)
+        scored[stem] += 1
+    assert scored == dict.fromkeys(test_ids, FITS)
+    # every label was read once when the data was checked, before anything began
+    assert checked == dict.fromkeys(test_ids, 1)
+    assert not any("build_dataset" in names for _, names in finished.labels[12:])
+
+
+def test_the_search_reads_labels_of_support_and_selection_images_only(finished: Finished) -> None:
+    in_trials = {stem for stem, names in finished.labels if "run_trial" in names}
+    draw = json.loads((finished.folder.draws / "draw-0.json").read_text())
+    allowed = {i for part in ("support", "selection") for ids in draw[part].values() for i in ids}
+    assert in_trials
+    assert in_trials <= allowed
+
+
+def test_prompts_pictures_and_summary_are_there(finished: Finished) -> None:
+    folder, text = finished.folder, finished.text
     prompts = sorted(path.name for path in folder.fits.glob("spa-*.safetensors"))
     assert prompts == [f"spa-k{k}-d{d}.safetensors" for k in (1, 2) for d in (0, 1)]
     assert load_file(folder.fits / prompts[0])
@@ -127,13 +196,14 @@ def test_prompts_pictures_and_summary_are_there(finished: tuple[StudyFolder, str
     assert len([name for name in pictures if name.startswith("overlay-k2-")]) == 4
     for part in ("zero_shot", "spa", "n=2", "mlflow ui --backend-store-uri sqlite:///"):
         assert part in text
+    assert str(folder.report / "index.html") in text
     assert str(folder.fits) in text
     assert str(folder.pictures) in text
     assert str(folder.path / "analysis.md") in text
 
 
-def test_mlflow_holds_the_study_and_its_trials(finished: tuple[StudyFolder, str, int]) -> None:
-    folder, _, _ = finished
+def test_mlflow_holds_the_study_and_its_trials(finished: Finished) -> None:
+    folder = finished.folder
     client = MlflowClient(f"sqlite:///{folder.root / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("ssprompt")
     assert experiment is not None
@@ -155,67 +225,67 @@ def test_mlflow_holds_the_study_and_its_trials(finished: tuple[StudyFolder, str,
     assert kept["pictures"] == {path.name for path in folder.pictures.glob("*.png")}
     assert {"per-class.png", "weights.png", "failures.png", "attention.png"} < kept["pictures"]
     assert kept["tables"] == {path.name for path in (folder.path / "tables").glob("*.csv")}
+    for place in (folder.report, folder.report / "figures", folder.report / "tables"):
+        there = client.list_artifacts(
+            parent.info.run_id, f"report/{place.relative_to(folder.report)}".removesuffix("/.")
+        )
+        assert {Path(entry.path).name for entry in there} == {path.name for path in place.iterdir()}
+    assert trial.data.tags["trial.state"] == "complete"
 
 
 def test_a_finished_study_is_not_repeated(
-    finished: tuple[StudyFolder, str, int],
+    finished: Finished,
     data: list[str],
     encoded_images: Callable[[], int],
+    opened_labels: Callable[[], list[tuple[str, list[str]]]],
 ) -> None:
-    folder, _, _ = finished
+    folder = finished.folder
     rows = results(folder)["rows"]
     lost = folder.fits / "spa-k2-d1.json"
     lost.unlink()
     stamps = {path: path.stat().st_mtime_ns for path in folder.fits.glob("*.json")}
-    before = encoded_images()
+    before, opened = encoded_images(), len(opened_labels())
     run(data, folder.root)
     assert results(folder)["rows"] == rows
     assert lost.is_file()
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
     assert encoded_images() == before
     assert results(folder)["study"]["embeddings"]["encoder_calls"] == 0
+    # one fit was left to do: one more reading of each test label
+    test_ids = facts(folder)["test_ids"]
+    scored = Counter(stem for stem, names in opened_labels()[opened:] if "score_test" in names)
+    assert scored == dict.fromkeys(test_ids, 1)
 
 
 def test_the_same_seed_gives_the_same_table(
-    finished: tuple[StudyFolder, str, int], data: list[str], tmp_path: Path
+    finished: Finished, data: list[str], tmp_path: Path
 ) -> None:
-    folder, _, _ = finished
+    folder = finished.folder
     again, _ = run(data, tmp_path / "runs", "other")
     assert results(again)["rows"] == results(folder)["rows"]
     assert results(again)["per_class"] == results(folder)["per_class"]
 
 
 @pytest.mark.parametrize("word", ["train.epochs=3", "data.seed=5"])
-def test_a_changed_study_needs_another_id(
-    finished: tuple[StudyFolder, str, int], data: list[str], word: str
-) -> None:
-    folder, _, _ = finished
+def test_a_changed_study_needs_another_id(finished: Finished, data: list[str], word: str) -> None:
+    folder = finished.folder
     before = {path: path.stat().st_mtime_ns for path in folder.path.rglob("*")}
-    with pytest.raises(UserError, match=rf"study\.id=s was begun with {word.split('=')[0]}="):
+    changed = word.split("=")[0].replace(".", r"\.")
+    with pytest.raises(UserError, match=rf"(?s)study\.id=s was begun with other .*\n  {changed}: "):
         run([*data, word], folder.root)
     assert {path: path.stat().st_mtime_ns for path in folder.path.rglob("*")} == before
 
 
 def test_a_trial_on_two_workers_learns_what_one_worker_learns(
-    data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Finished, data: list[str], tmp_path: Path
 ) -> None:
-    seen = []
-    original = ssprompt_platform.study.run_search
-
-    def spy(searcher, tools, *rest):
-        seen.append(tools)
-        return original(searcher, tools, *rest)
-
-    monkeypatch.setattr(ssprompt_platform.study, "run_search", spy)
-    words = [*data, "study.methods=[spa]", "study.shots=[2]", "search.trials=1", "study.draws=1"]
-    values = []
-    for workers in (1, 2):
-        folder, _ = run([*words, f"train.workers_per_trial={workers}"], tmp_path, f"w{workers}")
-        storage = optuna.storages.RDBStorage(f"sqlite:///{folder.optuna}")
-        study = optuna.load_study(study_name=f"w{workers}/spa-k2", storage=storage)
-        values.append(study.best_value)
-    assert (tmp_path / "w2" / "ray").glob("trial-*")
-    assert all(isinstance(tools.bench.dataset, WithoutTest) for tools in seen)
-    assert all(math.isfinite(value) for value in values)
+    words = ["study.methods=[spa]", "study.shots=[2]", "search.trials=1", "study.draws=1"]
+    folder, _ = run([*data, *words, "train.workers_per_trial=2"], tmp_path, "w")
+    (shared,) = read_trials(folder)
+    (alone,) = (t for t in read_trials(finished.folder) if t.key == shared.key)
+    assert list((folder.tune).glob(f"{shared.key}-*"))
+    assert shared.params == alone.params
+    assert shared.state == alone.state == "complete"
+    assert shared.value is not None
     # averaged gradients of two halves of a batch differ from the whole batch's by rounding only
-    assert values[0] == pytest.approx(values[1], abs=0.05)
+    assert shared.value == pytest.approx(alone.value, abs=0.05)
