@@ -27,7 +27,7 @@ __all__ = ["explain", "plan_facts", "protocol", "remarks"]
 def remarks(config: Config, plan: StudyPlan) -> list[str]:
     """What every table and figure of a study must say, because it limits what they show."""
     said = []
-    search, train = config.search, config.train
+    search = config.search
     if plan.searched:
         if config.study.selection == "holdout":
             said.append(
@@ -36,12 +36,6 @@ def remarks(config: Config, plan: StudyPlan) -> list[str]:
                 "the table shows more than K labelled images per class can give."
             )
         said += _noisy(config, plan)
-        if search.space.epochs is None and search.epochs and search.epochs != train.epochs:
-            said.append(
-                f"Trials are fitted for {images([search.epochs], 'epoch')} and final fits for "
-                f"{train.epochs}, so a setting that is best after another number of epochs may not "
-                "be chosen."
-            )
         if search.budget.minutes or search.budget.gpu_hours:
             said.append(
                 "The search may be ended by time "

@@ -94,7 +94,13 @@ def _selected(config: Config, plan: StudyPlan) -> list[str]:
             f"counted over support and selection ({costs})."
         )
     if search.space.epochs is None:
-        sentences.append(f"A trial's fit has {search.epochs or config.train.epochs} epochs.")
+        epochs = search.epochs or config.train.epochs
+        shorter = (
+            f", a final fit {config.train.epochs}: a setting that needs longer may be missed"
+            if epochs < config.train.epochs
+            else ""
+        )
+        sentences.append(f"A trial's fit has {images([epochs], 'epoch')}{shorter}.")
     return sentences
 
 
