@@ -124,6 +124,10 @@ def test_results_have_the_documented_form(finished: Finished) -> None:
         "missing", "analysis", "versions", "seconds",
     }  # fmt: skip
     assert record["schema"] == 2
+    assert record["study"]["finished"]
+    assert (record["missing"], record["failed"], record["study"]["remarks"]) == ([], [], [])
+    assert record["study"]["protocol"]
+    assert record["search"]["trials"] == {"complete": 4}
     assert json.loads((folder.root / "latest" / "results.json").read_text()) == record
     assert [(r["method"], r["shots"]) for r in record["rows"]] == [
         ("zero_shot", 1),

@@ -129,6 +129,11 @@ def give_up(work: Work, task: TrialTask, place: Place, cause: str) -> dict[str, 
     return trial.fail(cause)
 
 
+def last_report(work: Work, task: TrialTask, place: Place) -> dict[str, Any]:
+    """The last report of a trial that has ended, from what it kept."""
+    return _Trial(work, task, place, lambda values: None).last()
+
+
 class _Trial:
     def __init__(self, work: Work, task: TrialTask, place: Place, report: Report) -> None:
         self._work, self._task, self._place, self._send = work, task, place, report
@@ -144,13 +149,13 @@ class _Trial:
             if place.alone and attempts.count(place.folder, place.session) > attempts.MOST:
                 return self.fail(_lost(progress))
             self._try()
-        return self._last()
+        return self.last()
 
     def fail(self, cause: str) -> dict[str, Any]:
         self._end("failed", None, cause)
-        return self._last()
+        return self.last()
 
-    def _last(self) -> dict[str, Any]:
+    def last(self) -> dict[str, Any]:
         progress = self._progress
         assert progress.end is not None
         return {

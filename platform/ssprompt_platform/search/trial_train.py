@@ -16,7 +16,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ssprompt_platform import attempts
 from ssprompt_platform.causes import cause_of
 from ssprompt_platform.cluster import limit_threads, prepare_environment
-from ssprompt_platform.search.trial import Place, TrialTask, give_up, run_trial
+from ssprompt_platform.search.trial import Place, TrialTask, give_up, last_report, run_trial
 from ssprompt_platform.search.work import TrainedWork
 
 
@@ -38,14 +38,15 @@ def trial_on_ray_train(
     shared = ray.put(work)
     while (start := attempts.count(place.folder, session)) <= attempts.MOST:
         try:
-            result = _train(config, work, shared, place, f"{task.key}-{session}-{start}", storage)
+            _train(config, work, shared, place, f"{task.key}-{session}-{start}", storage)
         except TrainingFailedError as error:
             cause = _own_fault(error)
             if cause is not None:
                 break
         else:
-            # otherwise a trial that was restarted after its last report would end on a stale value
-            tune.report(result.metrics)
+            # what the workers reported last may be on its way still, or was told to a Tune actor
+            # before this one; Ray Train's own result holds metrics of its checkpoints only
+            tune.report(last_report(work, task, place))
             return
     else:
         cause = f"its workers died {attempts.MOST} times without getting on: out of memory?"
@@ -54,7 +55,7 @@ def trial_on_ray_train(
 
 def _train(
     config: dict[str, Any], work: TrainedWork, shared: Any, place: Place, name: str, storage: str
-) -> ray.train.Result:
+) -> None:
     train, resources = work.bench.train, work.bench.resources
     trainer = TorchTrainer(
         _trial_worker,
@@ -69,7 +70,7 @@ def _train(
             name=name, storage_path=storage, callbacks=[TuneReportCallback()]
         ),
     )
-    return trainer.fit()
+    trainer.fit()
 
 
 def _own_fault(error: TrainingFailedError) -> str | None:
