@@ -8,13 +8,15 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup
 # Arguments handed on to the job, for example: make study ARGS="study=smoke search.trials=2"
 ARGS ?=
+# A study's id or folder, for example: make report STUDY=default-20260301-090000
+STUDY ?=
 # Arguments handed on to pytest, for example: make test ARGS="tests/core -x"
 PYTEST := $(BIN)/python -m pytest
 
 # The MLflow UI, like a study, reports to nobody unasked
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
-.PHONY: help setup study smoke results test lint typecheck ui constraints pretrain gates clean
+.PHONY: help setup study smoke explain report results test lint typecheck ui constraints pretrain gates clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +35,13 @@ study: $(STAMP) ## Run the default few-shot study (ARGS="study=smoke" for others
 
 smoke: $(STAMP) ## Run the one-minute study
 	$(BIN)/python jobs/tune_shots.py study=smoke $(ARGS)
+
+explain: $(STAMP) ## Tell in words what a study will do (ARGS="study=shots")
+	$(BIN)/python jobs/tune_shots.py --explain $(ARGS)
+
+report: $(STAMP) ## Make a study's report from its folder (STUDY=<id>, ARGS="--target 0.5")
+	@[ -n "$(STUDY)" ] || { echo "error: STUDY is not set; name a study's id or folder: make report STUDY=default-20260301-090000" >&2; exit 2; }
+	$(BIN)/python jobs/report.py $(STUDY) $(ARGS)
 
 results: $(STAMP) ## Make docs/results.md: all methods, both ways of decoding, ablations (an hour)
 	$(BIN)/python benchmarks/results.py $(ARGS)

@@ -16,6 +16,7 @@ from ssprompt_platform.config.help import help_text
 from ssprompt_platform.explain import explain
 from ssprompt_platform.failures import IncompleteStudyError, StoppedStudyError
 from ssprompt_platform.prepare import prepare
+from ssprompt_platform.report.printed import tell
 from ssprompt_platform.storage import in_ray_job
 from ssprompt_platform.study import run_study
 
@@ -33,7 +34,9 @@ def main(arguments: list[str]) -> int:
             words = [word for word in arguments if word != EXPLAIN]
             # as a dry run, which writes nothing
             prepared = prepare(load_config([*words, "study.dry_run=true"], STUDIES))
-            print("\n".join(explain(prepared)))
+            console = Console()
+            for line in explain(prepared):
+                tell(console, line)
         else:
             run_study(arguments, STUDIES, Console())
     except UserError as error:

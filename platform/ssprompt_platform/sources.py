@@ -59,8 +59,6 @@ def build_dataset(config: DataConfig, cache: Path | None) -> SegmentationDataset
     )
 
 
-
-
 @dataclass(frozen=True)
 class SegmenterSource:
     """Name and file of a segmenter: what a worker needs to build it."""

@@ -122,10 +122,11 @@ def _run(
         resources,
     )
     best = _search(prepared, bench, progress, tracker)
-    write_json(folder.best, {group.name: values for group, values in best.items()})
     failed = [group.name for group in plan.groups if group not in best]
     if config.study.mode == "pareto":
         best, failed = _on_front(prepared, best)
+    # what is not in it was not chosen, and no fit of it is awaited
+    write_json(folder.best, {group.name: values for group, values in best.items()})
     missing = [f"every trial of {name} failed" for name in failed]
     plan = plan.restricted(list(best))
     if not plan.groups:

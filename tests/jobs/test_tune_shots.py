@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -218,7 +219,7 @@ def test_a_signal_ends_the_study_closes_its_runs_and_tells_how_to_continue(
     database = f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}"
     assert process.stdout is not None
     for line in process.stdout:
-        if line.startswith("search trials"):
+        if re.match(r"search [1-9]\d*/", line):  # a trial has ended
             break
     process.send_signal(number)
     _, errors = process.communicate(timeout=120)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from finished_studies import Labels, load, opened_labels
 from mlflow import MlflowClient
 from rich.console import Console
 from safetensors.numpy import load_file
@@ -45,14 +46,13 @@ class Finished:
         folder: Where it is kept.
         text: What it printed.
         encoded: Images that were encoded, in all processes.
-        labels: Label files that were opened, in all processes: file stem and functions that led
-            there.
+        labels: Label files that were opened, in all processes.
     """
 
     folder: StudyFolder
     text: str
     encoded: int
-    labels: list[tuple[str, list[str]]]
+    labels: Labels
 
 
 def run(words: list[str], root: Path, study_id: str = "s") -> tuple[StudyFolder, str]:
@@ -64,11 +64,11 @@ def run(words: list[str], root: Path, study_id: str = "s") -> tuple[StudyFolder,
 
 
 def results(folder: StudyFolder) -> dict[str, Any]:
-    return dict(json.loads(folder.results.read_text()))
+    return load(folder.results)
 
 
 def facts(folder: StudyFolder) -> dict[str, Any]:
-    return dict(json.loads(folder.record.read_text())["facts"])
+    return dict(load(folder.record)["facts"])
 
 
 @pytest.fixture(scope="module")
@@ -82,22 +82,11 @@ def encoded_images(encoder_log: Path) -> Callable[[], int]:
 
 
 @pytest.fixture(scope="module")
-def opened_labels(label_log: Path) -> Callable[[], list[tuple[str, list[str]]]]:
-    """All label files that any process opened so far."""
-
-    def read() -> list[tuple[str, list[str]]]:
-        lines = label_log.read_text().splitlines() if label_log.exists() else []
-        return [(Path(place).stem, names) for place, *names in map(str.split, lines)]
-
-    return read
-
-
-@pytest.fixture(scope="module")
 def finished(
     data: list[str],
     tmp_path_factory: pytest.TempPathFactory,
     encoded_images: Callable[[], int],
-    opened_labels: Callable[[], list[tuple[str, list[str]]]],
+    label_log: Path,
 ) -> Finished:
     encoded_here = 0
     with pytest.MonkeyPatch.context() as patch:
@@ -109,10 +98,10 @@ def finished(
             return original(self, x_B3SS)
 
         patch.setattr(SamSegmenter, "encode_images", counted)
-        before, opened = encoded_images(), len(opened_labels())
+        before, opened = encoded_images(), len(opened_labels(label_log))
         folder, text = run(data, tmp_path_factory.mktemp("study") / "runs")
     return Finished(
-        folder, text, encoded_images() - before + encoded_here, opened_labels()[opened:]
+        folder, text, encoded_images() - before + encoded_here, opened_labels(label_log)[opened:]
     )
 
 
@@ -198,12 +187,15 @@ def test_prompts_pictures_and_summary_are_there(finished: Finished) -> None:
     pictures = sorted(path.name for path in folder.pictures.glob("*.png"))
     assert "learning-curve.png" in pictures
     assert len([name for name in pictures if name.startswith("overlay-k2-")]) == 4
-    for part in ("zero_shot", "spa", "n=2", "mlflow ui --backend-store-uri sqlite:///"):
+    parts = ("zero_shot", "spa", "over 2 support draws", "mlflow ui --backend-store-uri sqlite:///")
+    for part in parts:
         assert part in text
-    assert str(folder.report / "index.html") in text
-    assert str(folder.fits) in text
-    assert str(folder.pictures) in text
+    for path in (folder.report / "index.html", folder.results, folder.fits):
+        assert str(path) in text
     assert str(folder.path / "analysis.md") in text
+    index = (folder.path / "analysis.md").read_text()
+    for name in pictures:
+        assert f"(pictures/{name})" in index
 
 
 def test_mlflow_holds_the_study_and_its_trials(finished: Finished) -> None:
@@ -241,14 +233,14 @@ def test_a_finished_study_is_not_repeated(
     finished: Finished,
     data: list[str],
     encoded_images: Callable[[], int],
-    opened_labels: Callable[[], list[tuple[str, list[str]]]],
+    label_log: Path,
 ) -> None:
     folder = finished.folder
     rows = results(folder)["rows"]
     lost = folder.fits / "spa-k2-d1.json"
     lost.unlink()
     stamps = {path: path.stat().st_mtime_ns for path in folder.fits.glob("*.json")}
-    before, opened = encoded_images(), len(opened_labels())
+    before, opened = encoded_images(), len(opened_labels(label_log))
     run(data, folder.root)
     assert results(folder)["rows"] == rows
     assert lost.is_file()
@@ -257,7 +249,9 @@ def test_a_finished_study_is_not_repeated(
     assert results(folder)["study"]["embeddings"]["encoder_calls"] == 0
     # one fit was left to do: one more reading of each test label
     test_ids = facts(folder)["test_ids"]
-    scored = Counter(stem for stem, names in opened_labels()[opened:] if "score_test" in names)
+    scored = Counter(
+        stem for stem, names in opened_labels(label_log)[opened:] if "score_test" in names
+    )
     assert scored == dict.fromkeys(test_ids, 1)
 
 

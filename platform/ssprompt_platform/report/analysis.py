@@ -112,9 +112,19 @@ def index_path(folder: StudyFolder) -> Path:
     return folder.path / "analysis.md"
 
 
-def write_index(folder: StudyFolder, exhibits: Sequence[Exhibit], missing: Sequence[str]) -> Path:
-    """Write ``analysis.md``, which lists everything with a line on how to read it."""
+def write_index(
+    folder: StudyFolder,
+    exhibits: Sequence[Exhibit],
+    missing: Sequence[str],
+    remarks: Sequence[str] = (),
+) -> Path:
+    """Write ``analysis.md``, which lists everything with a line on how to read it.
+
+    ``remarks`` are what every table and picture of the study must say.
+    """
     lines = [f"# Analysis of {folder.study_id}", ""]
+    for remark in remarks:
+        lines += [f"**Remark:** {remark}", ""]
     for title, suffix in (("Pictures", ".png"), ("Tables", ".csv")):
         lines += [f"## {title}", ""]
         for exhibit in exhibits:

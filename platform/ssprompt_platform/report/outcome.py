@@ -21,7 +21,7 @@ from ssprompt_platform.report.figures import learning_curve, overlay
 from ssprompt_platform.report.gather import StudyData, gather
 from ssprompt_platform.report.page import write_page
 from ssprompt_platform.report.parquet import write_tables
-from ssprompt_platform.report.printed import print_curves, print_results, print_sentences, say
+from ssprompt_platform.report.printed import from_here, print_results, say
 from ssprompt_platform.report.results import results_of
 from ssprompt_platform.report.tables import draws_of, versions
 from ssprompt_platform.storage import write_json
@@ -49,7 +49,7 @@ def publish(
         "seconds": {**seconds, "total": round(sum(seconds.values()), 2)},
     }
     exhibits = [*_pictures(prepared, final, data), *analysis.exhibits]
-    index = write_index(folder, exhibits, analysis.missing)
+    index = write_index(folder, exhibits, analysis.missing, data.remarks)
     write_json(folder.results, outcome)
     write_json(folder.latest, outcome)
     write_tables(data)
@@ -69,20 +69,17 @@ def summarise(outcome: Outcome, console: Console) -> None:
     """Print the tables, what they say, and where everything lies."""
     study = outcome["study"]
     print_results(console, outcome)
-    print_curves(console, outcome["statistics"]["curves"], outcome["rows"])
-    print_sentences(console, "How", study["protocol"])
     say(console)
     for name, value in {
         "report": study["report"],
         "results": study["results"],
         "learned prompts": f"{study['prompts']}/*.safetensors",
         "analysis": study["analysis"],
-        "pictures": study["pictures"],
         "MLflow UI": study["mlflow_command"],
         "report again": study["report_command"],
         "seconds": f"{outcome['seconds']['total']:.0f}",
     }.items():
-        say(console, f"{name:<16} {value}")
+        say(console, f"{name:<16} {from_here(value)}")
 
 
 def _run_record(prepared: Prepared, final: FinalBench, encoded: Encoded) -> dict[str, Any]:

@@ -2,41 +2,123 @@
 
 from __future__ import annotations
 
+import os
+import re
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from ssprompt_platform.report.compare import Comparison
+from ssprompt_platform.report.printed_tables import (
+    best_table,
+    comparison_table,
+    draws_of_rows,
+    score_tables,
+)
 from ssprompt_platform.report.statistics import telling_targets
-from ssprompt_platform.report.tables import best_table, score_table
 
 ZERO_SHOT = "zero_shot"
 
 Row = Mapping[str, Any]
 
+_WIDTH = 120
+"""Columns of tables in a file or a pipe, which has no width of its own."""
+_SELECTED = {
+    "extra_shots": "on min(K, 4) more labelled images per class of the train pool",
+    "cv": "within the K-shot support images, in folds",
+    "holdout": "on the whole validation split",
+}
+
 
 def say(console: Console, text: str = "") -> None:
-    """Print a line as it is: no markup, no wrapping."""
+    """Print a line as it is, whatever its length: a path or a command is to be copied."""
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def print_scores(console: Console, study: Mapping[str, Any], rows: Sequence[Row]) -> None:
-    """The table of scores with its remarks, and the chosen hyperparameters."""
+def tell(console: Console, sentence: str) -> None:
+    """Print a sentence, folded between words in a terminal, in one line elsewhere (for grep).
+
+    Lines that follow are indented by two more columns than the first.
+    """
     if not console.is_terminal:
-        console.width = 240  # a file or a pipe has no width: tables take what they need
-    say(
-        console,
-        f"\nmIoU of {study['model']} on {study['test_images']} test images of {study['data']}: "
-        "mean [95 % confidence interval, Student's t] over n support draws; fixed: sees no "
-        "support image",
+        say(console, sentence)
+        return
+    words = sentence.lstrip()
+    indent = sentence[: len(sentence) - len(words)]
+    folded = textwrap.wrap(
+        words,
+        max(40, console.width),
+        initial_indent=indent,
+        subsequent_indent=f"{indent}  ",
+        break_long_words=False,
+        break_on_hyphens=False,
     )
-    console.print(score_table(rows))
+    say(console, "\n".join(folded))
+
+
+def from_here(text: str) -> str:
+    """The text with paths below the working folder relative to it."""
+    here = re.escape(str(Path.cwd()))
+    return re.sub(rf"(?<![\w.-]){here}/", "", text)
+
+
+def print_results(
+    console: Console, results: Mapping[str, Any], targets: Sequence[float] = ()
+) -> None:
+    """Scores, what they say and what went wrong, of a study whether finished or not.
+
+    Args:
+        console: Where to print.
+        results: ``study``, ``rows``, ``statistics``, ``search``, ``failed`` and ``missing`` of a
+            ``results.json``.
+        targets: mIoU whose price in labels is asked for; none: the most telling ones.
+    """
+    study, rows, statistics = results["study"], results["rows"], results["statistics"]
+    if rows:
+        print_scores(console, study, rows)
+    else:
+        say(console, f"\n{study['id']} has no scores yet")
     print_sentences(console, "Remark", study["remarks"])
-    if any(row["best"] for row in rows):
-        say(console, "\nChosen hyperparameters")
-        console.print(best_table(rows))
+    statements = leading_statements(rows, statistics["methods"])
+    print_sentences(console, "Differences on the same draws", statements)
+    print_curves(console, statistics["curves"], rows, targets)
+    print_chosen(console, study, rows)
+    failures = failure_sentences(results["search"]["failed"], results["failed"])
+    print_sentences(console, "Failed", failures)
+    print_sentences(console, "Missing", results["missing"])
+
+
+def print_scores(console: Console, study: Row, rows: Sequence[Row]) -> None:
+    """The table of scores and what its numbers are."""
+    draws = draws_of_rows(rows)
+    over = f"mean over {draws} support draw{'' if draws == 1 else 's'} " if draws else ""
+    interval = "with its 95 % confidence interval (Student's t)" if draws > 1 else ""
+    fixed = "fixed: learns nothing" if any(row["deterministic"] for row in rows) else ""
+    meaning = "; ".join(part for part in (f"{over}{interval}".strip(), fixed) if part)
+    say(console)
+    tell(
+        console,
+        f"mIoU of {study['model']} on {study['test_images']} test images of {study['data']}"
+        f"{': ' if meaning else ''}{meaning}",
+    )
+    print_table(console, *score_tables(rows))
+
+
+def print_table(console: Console, *tables: Table) -> None:
+    """The first of some tables that fits, or the last."""
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _WIDTH
+    unlimited = console.options.update(max_width=10_000)
+    fitting = [
+        table
+        for table in tables
+        if console.measure(table, options=unlimited).maximum <= console.width
+    ]
+    console.print(fitting[0] if fitting else tables[-1])
 
 
 def print_sentences(console: Console, title: str, sentences: Iterable[str]) -> None:
@@ -44,7 +126,25 @@ def print_sentences(console: Console, title: str, sentences: Iterable[str]) -> N
     for number, sentence in enumerate(sentences):
         if not number:
             say(console, f"\n{title}")
-        say(console, f"  {sentence}")
+        tell(console, f"  {sentence}")
+
+
+def print_chosen(console: Console, study: Row, rows: Sequence[Row]) -> None:
+    """The chosen hyperparameters, and what they were chosen on."""
+    searched = study["searched"]
+    if not searched:
+        return
+    chosen = any(row["method"] in searched for row in rows)
+    print_sentences(
+        console,
+        "Chosen hyperparameters" if chosen else "Selection",
+        [
+            f"Each setting is chosen {_SELECTED[study['selection']]}, never on test images; the "
+            "report tells the whole protocol."
+        ],
+    )
+    if chosen:
+        print_table(console, best_table(rows, searched))
 
 
 def print_curves(
@@ -87,73 +187,31 @@ def leading_statements(rows: Sequence[Row], comparisons: Sequence[Row]) -> list[
     return found
 
 
-def print_results(console: Console, results: Mapping[str, Any]) -> None:
-    """Scores, what they say and what went wrong, of a study whether finished or not.
-
-    Args:
-        console: Where to print.
-        results: ``study``, ``rows``, ``statistics``, ``search`` and ``failed`` of a
-            ``results.json``.
-    """
-    study, rows = results["study"], results["rows"]
-    if rows:
-        print_scores(console, study, rows)
-    else:
-        say(console, f"\n{study['id']} has no scores yet")
-        print_sentences(console, "Remark", study["remarks"])
-    statements = leading_statements(rows, results["statistics"]["methods"])
-    print_sentences(console, "Differences on the same draws", statements)
-    failures = failure_sentences(results["search"]["failed"], results["failed"])
-    print_sentences(console, "Failed", failures)
-    print_sentences(console, "Missing", results["missing"])
-
-
 def print_comparison(console: Console, comparison: Comparison) -> None:
     """Differences of two studies, in numbers and words, and what else differs."""
     first, second = comparison.first, comparison.second
-    if not console.is_terminal:
-        console.width = 240
-    say(
+    say(console)
+    tell(
         console,
-        f"\nmIoU on {first.facts['test_images']} test images of {first.facts['data']}; difference: "
+        f"mIoU on {first.facts['test_images']} test images of {first.facts['data']}; difference: "
         f"{first.id} minus {second.id} on the same support draws",
     )
-    console.print(comparison_table(comparison))
+    print_table(console, comparison_table(comparison))
     remarks = dict.fromkeys([*first.remarks, *second.remarks])
     print_sentences(console, "Remark", remarks)
-    print_sentences(console, "In words", dict.fromkeys(r["statement"] for r in comparison.rows))
+    print_sentences(console, "In words", told_differences(comparison.rows))
     changes = [f"{key}: {one} | {two}" for key, (one, two) in comparison.changes.items()]
     print_sentences(console, f"Settings that differ ({first.id} | {second.id})", changes)
     print_sentences(console, "Note", comparison.notes)
 
 
-def comparison_table(comparison: Comparison) -> Table:
-    """Method, K, both means, and the difference on the same draws with its interval."""
-    table = Table()
-    table.add_column("method")
-    names = (
-        comparison.first.id,
-        comparison.second.id,
-        "difference",
-        "95 % interval",
-        "n",
-        "p (Holm)",
-    )
-    for name in ("K", *names):
-        table.add_column(name, justify="right")
-    for row in comparison.rows:
-        interval, p = row["ci95"], row["p_holm"]
-        table.add_row(
-            row["method"],
-            str(row["shots"]),
-            f"{row['first']:.3f}",
-            f"{row['second']:.3f}",
-            f"{row['difference']:+.3f}",
-            f"[{interval[0]:+.3f}, {interval[1]:+.3f}]" if interval else "no interval",
-            str(row["n"]),
-            "-" if p is None else f"{p:.3f}",
-        )
-    return table
+def told_differences(rows: Sequence[Row]) -> list[str]:
+    """Statements of the differences of two studies that are told from chance, and how many not."""
+    told = [row["statement"] for row in rows if row["significant"]]
+    tests = sum(row["p"] is not None for row in rows)
+    if tests == len(told):
+        return told
+    return [*told, f"{tests - len(told)} of {tests} tests tell no difference from chance"]
 
 
 def failure_sentences(trials: Iterable[Row], fits: Iterable[Row]) -> list[str]:

@@ -84,8 +84,7 @@ def find_study(word: str, root: str) -> StudyFolder:
 def _one(data: StudyData, output: Path, targets: Sequence[float], console: Console) -> Path:
     write_tables(data, output)
     page = write_page(data, output)
-    print_results(console, results_of(data))
-    print_curves(console, data.statistics["curves"], data.rows, targets)
+    print_results(console, results_of(data), targets)
     say(console, f"\nreport           {page}")
     return page
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ssprompt_core.methods import METHODS
 from ssprompt_platform.report.gather import StudyData
+from ssprompt_platform.search.space import FIT_HYPERPARAMETERS
 
 SCHEMA = 2
 """Version of ``results.json``."""
@@ -38,6 +41,7 @@ def _study(data: StudyData) -> dict[str, Any]:
         "mode": config["study"]["mode"],
         "selection": config["study"]["selection"],
         "trials": config["search"]["trials"],
+        "searched": _searched(config["search"]["space"], facts["searched"]),
         "protocol": list(data.protocol),
         "remarks": list(data.remarks),
         "finished": data.finished,
@@ -49,3 +53,18 @@ def _study(data: StudyData) -> dict[str, Any]:
         },
         "fingerprints": data.record["fingerprints"],
     }  # fmt: skip
+
+
+def _searched(
+    space: Mapping[str, Mapping[str, Any] | None], groups: Iterable[Sequence[Any]]
+) -> dict[str, list[str]]:
+    """The hyperparameters of each searched method that the space lets vary."""
+    varied = []
+    for name, given in space.items():
+        if given is not None:
+            ends = given["choices"] or (given["low"], given["high"])
+            varied += [name] if len(set(ends)) > 1 else []
+    return {
+        method: [n for n in varied if n in (*METHODS[method].hyperparameters, *FIT_HYPERPARAMETERS)]
+        for method, _ in groups
+    }

@@ -1,4 +1,4 @@
-"""What a study found: statistics over draws, ``results.json`` and the table."""
+"""What a study found: statistics over draws, the rows of ``results.json``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 
 from ssprompt_core.methods import METHODS
 from ssprompt_platform.plan import FitKey, Group
@@ -125,59 +124,3 @@ def versions() -> dict[str, str]:
             # the job also runs from an uninstalled checkout
             found[name] = "not installed"
     return found
-
-
-def score_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Methods x shots: mean mIoU, confidence interval and number of draws; "-" where none is done.
-
-    Where the data tells things from stuff, two more columns give their means at the largest K.
-    """
-    shots = sorted({row["shots"] for row in rows})
-    sides = ("things", "stuff") if rows and rows[0]["things"] else ()
-    table = Table()
-    table.add_column("method")
-    table.add_column("trained", justify="right")
-    for k in shots:
-        table.add_column(f"K = {k}", justify="right")
-    for side in sides:
-        table.add_column(f"{side}, K = {shots[-1]}", justify="right")
-    for method in dict.fromkeys(row["method"] for row in rows):
-        of_method = {row["shots"]: row for row in rows if row["method"] == method}
-        trained = ", ".join(
-            f"{n:,}" for n in sorted({row["trainable_parameters"] for row in of_method.values()})
-        )
-        largest = of_method.get(shots[-1])
-        means = [largest[side]["mean"] if largest else None for side in sides]
-        table.add_row(
-            method,
-            trained,
-            *(_cell(of_method[k]) if k in of_method else "-" for k in shots),
-            *("-" if mean is None else f"{mean:.3f}" for mean in means),
-        )
-    return table
-
-
-def best_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The chosen hyperparameters per method and K."""
-    table = Table()
-    table.add_column("method")
-    table.add_column("K", justify="right")
-    table.add_column("setting")
-    for row in rows:
-        if row["best"]:
-            setting = "  ".join(f"{name}={_short(value)}" for name, value in row["best"].items())
-            table.add_row(row["method"], str(row["shots"]), setting)
-    return table
-
-
-def _cell(row: Mapping[str, Any]) -> str:
-    if row["deterministic"]:
-        return f"{row['mean']:.3f} fixed"
-    interval = "no interval"
-    if row["ci95"]:
-        interval = f"[{row['ci95'][0]:.3f}, {row['ci95'][1]:.3f}]"
-    return f"{row['mean']:.3f} {interval} n={len(row['draws'])}"
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

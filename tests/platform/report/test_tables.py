@@ -1,13 +1,11 @@
-"""Statistics over draws, the rows of ``results.json`` and the printed table."""
+"""Statistics over draws, and the rows of ``results.json``."""
 
 from __future__ import annotations
 
-import io
 import math
 from typing import Any
 
 import pytest
-from rich.console import Console
 from scipy import stats
 
 from ssprompt_platform.plan import FitKey, Group
@@ -15,7 +13,6 @@ from ssprompt_platform.report.tables import (
     make_per_class,
     make_rows,
     mean_ci95,
-    score_table,
     versions,
 )
 
@@ -87,9 +84,6 @@ def test_a_missing_draw_leaves_its_number_out_and_a_missing_group_its_row(fits) 
     assert {(row["method"], row["shots"]) for row in per_class} == {
         (row["method"], row["shots"]) for row in rows
     }
-    line = next(line for line in printed(rows).splitlines() if "spa" in line)
-    cells = [cell.strip() for cell in line.split("│")[3:5]]
-    assert cells == ["0.500 no interval n=1", "-"]
 
 
 def test_data_that_does_not_tell_things_from_stuff_has_no_such_means(fits) -> None:
@@ -118,29 +112,6 @@ def test_classes_count_the_draws_in_which_they_occur(fits) -> None:
     assert (found["spa", 1, "b"]["draws"], found["spa", 1, "b"]["ci95"]) == ([0.2], None)
     nothing = found["spa", 1, "d"]
     assert (nothing["mean"], nothing["ci95"], nothing["draws"]) == (None, None, [])
-
-
-def printed(rows: list[dict[str, Any]]) -> str:
-    console = Console(file=io.StringIO(), width=160)
-    console.print(score_table(rows))
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
-
-
-def test_the_table_shows_things_and_stuff_at_the_largest_k(fits) -> None:
-    text = printed(make_rows(GROUPS, fits, THINGS, LABELLED))
-    header, zero_shot, spa = (
-        next(line for line in text.splitlines() if word in line)
-        for word in ("method", "zero_shot", "spa")
-    )
-    assert "things, K = 4" in header
-    assert "stuff, K = 4" in header
-    assert "things, K = 1" not in header
-    assert zero_shot.count("0.200 fixed") == 2
-    assert "n=" not in zero_shot
-    assert spa.count("n=2") == 2
-    assert spa.split()[-4:-1] == ["0.600", "│", "0.600"]
-    assert "things" not in printed(make_rows(GROUPS, fits, (), LABELLED))
 
 
 def test_interval_is_students_t() -> None:

@@ -165,6 +165,7 @@ def test_a_trial_goes_on_from_any_point_as_if_it_had_not_died(
     assert len(last["scores"]) == 2
     assert last["scores"][0] - last["scores"][1] == pytest.approx(0.1)
     assert [entry["epoch"] for entry in epochs] == list(range(1, 2 * 2 * EPOCHS + 1))
+    assert last["history"] == epochs
     assert [step for step, _ in last["rungs"]] == [1, 2]
     points = lines(whole)
     assert len(points) == 2 * 2 * (EPOCHS + 1) + 2
