@@ -11,6 +11,7 @@ from typing import Any
 import ray
 from rich.console import Console
 
+from ssprompt_core.errors import UserError
 from ssprompt_platform.bench import Bench, fit_settings
 from ssprompt_platform.cluster import Resources, connected, resolve_resources
 from ssprompt_platform.config import load_config
@@ -70,6 +71,11 @@ def run_study(arguments: Sequence[str], studies: Path, console: Console) -> Stud
             train = prepared.config.train
             resources = resolve_resources(train, ray.cluster_resources())
             fit_settings(train, resources.device, train.epochs, prepared.config.study.seed)
+            if prepared.config.search.budget.gpu_hours and not resources.gpus_per_worker:
+                raise UserError(
+                    "search.budget.gpu_hours is set, but the workers get no GPU, so it would never "
+                    "end the search; use search.budget.minutes"
+                )
         prepared = replace(prepared, folder=stack.enter_context(owned(prepared.folder)))
         stack.enter_context(stops_named(prepared.config, prepared.folder))
         progress.say(_begin(prepared))
@@ -127,7 +133,7 @@ def _run(
         best, failed = _on_front(prepared, best)
     # what is not in it was not chosen, and no fit of it is awaited
     write_json(folder.best, {group.name: values for group, values in best.items()})
-    missing = [f"every trial of {name} failed" for name in failed]
+    missing = [f"no trial of {name} was completed" for name in failed]
     plan = plan.restricted(list(best))
     if not plan.groups:
         raise IncompleteStudyError("; ".join(missing))

@@ -368,7 +368,7 @@ def test_failed_trials_stop_neither_the_study_nor_other_methods(
         errors = io.StringIO()
         with redirect_stderr(errors):
             assert tune_shots(words) == 1
-        assert errors.getvalue().endswith("incomplete: every trial of spa-k1 failed\n")
+        assert errors.getvalue().endswith("incomplete: no trial of spa-k1 was completed\n")
         seen.append((trials_by_key(folder), fit_stamps(folder), runs_by_key(folder).keys()))
     # nothing of it is tried again
     assert seen[0] == seen[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from typing import Any
+from urllib.parse import urlsplit
 
 from ssprompt_core.errors import UserError, nearest
 from ssprompt_core.methods import METHODS
@@ -55,6 +56,17 @@ def check_study(config: Config) -> None:
                 f"study.methods names '{method}'{nearest(method, list(METHODS))}, but the methods "
                 f"are {', '.join(METHODS)}"
             )
+    if urlsplit(config.tracking.uri).password is not None:
+        raise UserError(
+            "tracking.uri holds a password, which would be kept with the study; leave it out and "
+            "give it by the environment (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD, or "
+            "what the database reads)"
+        )
+    if config.search.sampler == "nsga2" and config.search.startup_trials < 2:
+        raise UserError(
+            f"search.startup_trials is {config.search.startup_trials}, but nsga2 needs at least 2: "
+            "its generations have so many trials"
+        )
     if not study.shots or min(study.shots) < 1:
         raise UserError(f"study.shots is {study.shots}, but must list whole numbers of at least 1")
     for key, values in (("study.methods", study.methods), ("study.shots", study.shots)):

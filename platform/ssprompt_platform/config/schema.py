@@ -221,7 +221,10 @@ class SearchConfig:
         choices=("tpe", "gp", "nsga2", "random", "grid", "sobol"),
     )
     startup_trials: int = _option(
-        4, "tpe, gp: trials of a method and K before the first that learns from others", low=1
+        4,
+        "tpe, gp: trials of a method and K before the first that learns from others; nsga2: trials "
+        "of a generation",
+        low=1,
     )
     together: int = _option(
         1,

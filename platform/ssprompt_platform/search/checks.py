@@ -96,7 +96,11 @@ def _check_entry(
             reason = (
                 "which is not searched"
                 if getattr(config.search.space, key) is None
-                else f"which {entry.get('method', 'no searched method')} does not have"
+                else (
+                    f"which {entry['method']} does not have"
+                    if "method" in entry
+                    else "which no searched method has"
+                )
             )
             raise UserError(f"{where} gives {key}={value}, {reason}; leave it out")
         for method, space in have.items():

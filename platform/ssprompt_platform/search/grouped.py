@@ -19,6 +19,8 @@ from ssprompt_platform.storage import StudyFolder
 
 __all__ = ["GroupedSearch", "Observer", "Suggestion"]
 
+_WAITS = "waits for a smaller K that lost its workers"
+
 
 class Observer(Protocol):
     """Who wants to know about trials; called in the driver."""
@@ -212,6 +214,12 @@ class GroupedSearch(Searcher):  # type: ignore[misc]  # Ray ships no types
         ]
         if smaller:
             nearest = max(smaller, key=lambda other: other.shots)
+            if any(trial.study == nearest.name for trial in self._lost) or (
+                self._ended.get(nearest.name) == _WAITS
+            ):
+                # its best is not known in this part of the study
+                self._ended[part.name] = _WAITS
+                return False
             if nearest.name not in self._ended:
                 return False
             for setting in nearest.best().values():

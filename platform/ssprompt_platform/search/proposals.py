@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,8 @@ from ssprompt_platform.search.space import Space, search_space
 
 _BATCH = "batch"
 """User attribute: number of the first trial that was proposed together with this one."""
+_TOGETHER = "together"
+"""User attribute: how many trials were proposed together with this one, itself included."""
 _TELL: Mapping[str, TrialState] = {"pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 _STATES: Mapping[TrialState, State] = {
     TrialState.COMPLETE: "complete",
@@ -121,6 +124,7 @@ class Proposals:
             if config.search.sampler == "grid"
             else []
         )
+        self._complete_batch()
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -140,7 +144,8 @@ class Proposals:
         if not self.remaining():
             return f"search.trials: all {self._config.search.trials} were proposed"
         size = len(self._grid) or _size(self._space)
-        if size is not None and len(self._first) >= size:
+        tried = self._grid_left() == 0 if self._grid else len(self._first) >= (size or math.inf)
+        if tried:
             return f"all {size} settings of the space were tried"
         least = self._config.search.budget.min_gain
         complete = sum(trial.state is TrialState.COMPLETE for trial in self.trials)
@@ -155,8 +160,20 @@ class Proposals:
         if self._config.search.sampler == "nsga2":
             # it keeps its parents in the study, which a search that goes on would not have
             self._memory = self._copy(self.trials)
+        if self._grid:
+            known = sum(not self._was_tried(setting) for setting in self._known)
+            count = min(count, known + self._grid_left())
         batch = len(self.trials)
-        numbers = range(batch, batch + count)
+        return self._add(range(batch, batch + count), batch, count)
+
+    def _complete_batch(self) -> None:
+        """Add what a kill cut off while a batch was written, before any of it runs."""
+        trials = self.trials
+        if trials:
+            batch, count = (trials[-1].user_attrs[name] for name in (_BATCH, _TOGETHER))
+            self._add(range(len(trials), batch + count), batch, count)
+
+    def _add(self, numbers: range, batch: int, together: int) -> list[Suggestion]:
         # all of them before any is written: none may learn that another one runs
         proposed = [self._ask(number) for number in numbers]
         for number, trial in zip(numbers, proposed, strict=True):
@@ -164,7 +181,11 @@ class Proposals:
                 state=TrialState.RUNNING,
                 params=trial.params,
                 distributions=trial.distributions,
-                user_attrs={_BATCH: batch, LABELLED: self._cost(trial.params)},
+                user_attrs={
+                    _BATCH: batch,
+                    _TOGETHER: together,
+                    LABELLED: self._cost(trial.params),
+                },
                 system_attrs=trial.system_attrs,
             )
             self._record.add_trial(frozen)
@@ -279,11 +300,16 @@ class Proposals:
         for name, distribution in self._space.distributions.items():
             if self._space.active(name, values):
                 values[name] = _suggest(trial, name, distribution)
-        self._first.setdefault(_identity(values), number)
-        return self.trials[number]
+        # as Optuna keeps them: a whole number given for a range of floats is a float there
+        asked = self.trials[number]
+        self._first.setdefault(_identity(asked.params), number)
+        return asked
 
     def _first_untried(self) -> dict[str, Any] | None:
         return next((setting for setting in self._known if not self._was_tried(setting)), None)
+
+    def _grid_left(self) -> int:
+        return sum(_identity(setting) not in self._first for setting in self._grid)
 
     def _was_tried(self, setting: Mapping[str, Any]) -> bool:
         """Whether some trial has these values; a setting may name a part of them only."""

@@ -102,7 +102,11 @@ def rungs(config: PruningConfig, epochs: int) -> list[int]:
 
 def _least(factor: int, rung: int, before: Sequence[FrozenTrial]) -> float | None:
     """The value to reach: the best 1 in ``factor`` of those that got there, this trial included."""
-    values = [t.intermediate_values[rung] for t in before if rung in t.intermediate_values]
+    # a failed trial is no rival, and a repeated one is the same rival again
+    rivals = [
+        t for t in before if t.state is not TrialState.FAIL and "duplicate_of" not in t.user_attrs
+    ]
+    values = [t.intermediate_values[rung] for t in rivals if rung in t.intermediate_values]
     places = max(1, (len(values) + 1) // factor)
     if len(values) < places:
         return None

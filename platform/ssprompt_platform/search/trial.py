@@ -198,7 +198,10 @@ class _Trial:
             if fold + 1 < self._work.folds(draw, shots):
                 self._save(None)
         assert progress.confusion is not None
-        progress.scores.append(miou_of(np.asarray(progress.confusion, np.int64)))
+        score = miou_of(np.asarray(progress.confusion, np.int64))
+        if not math.isfinite(score):
+            raise ValueError("no pixel of the selection images belongs to a class")
+        progress.scores.append(score)
         progress.confusion, progress.folds = None, 0
 
     def _on_epoch(

@@ -9,6 +9,7 @@ from typing import Any
 
 from ray import tune
 
+from ssprompt_platform.failures import IncompleteStudyError
 from ssprompt_platform.search.grouped import GroupedSearch
 from ssprompt_platform.search.trial import Work
 from ssprompt_platform.search.trial_actor import trial_in_actor
@@ -82,7 +83,7 @@ def run_search(
         max_concurrent: Trials at once; 0: as many as the cluster holds.
 
     Raises:
-        RuntimeError: Ray lost trials; the same command continues them.
+        IncompleteStudyError: Ray lost trials; the same command continues them.
     """
     count = searcher.remaining()
     if not count:
@@ -108,6 +109,6 @@ def run_search(
     tuner.fit()
     lost = searcher.interrupted()
     if lost:
-        raise RuntimeError(
+        raise IncompleteStudyError(
             f"Ray ended without results of {', '.join(lost)}; the same command continues them"
         )

@@ -259,3 +259,43 @@ def test_what_the_trial_records_hold(tmp_path: Path) -> None:
     assert trial.begun is not None
     assert trial.ended is not None
     assert trial.begun <= trial.ended
+
+
+def test_a_batch_that_a_kill_cut_off_is_completed_before_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = config(trials=6, together=3)
+    whole, *_ = run(tmp_path / "whole", made, shots=(4,))
+
+    class KilledError(BaseException):
+        pass
+
+    written = optuna.Study.add_trial
+    count = 0
+
+    def dies(self: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+        nonlocal count
+        count += self._storage.__class__.__name__ != "InMemoryStorage"
+        if count == 5:
+            raise KilledError
+        written(self, trial)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Study, "add_trial", dies)
+        with pytest.raises(KilledError):
+            run(tmp_path / "killed", made, shots=(4,))
+    killed, *_ = run(tmp_path / "killed", made, shots=(4,))
+    assert history(killed) == history(whole)
+
+
+def test_known_settings_of_another_number_type_and_off_the_grid(tmp_path: Path) -> None:
+    made = config(trials=10, sampler="grid", together=3)
+    for name in made.search.space.__dataclass_fields__:
+        setattr(made.search.space, name, None)
+    made.search.space.num_prompts = Dimension(choices=[4, 9])
+    made.search.space.dice_weight = Dimension(low=0.0, high=3.0, points=2)
+    made.search.enqueue = [{"dice_weight": 2, "num_prompts": 4.0}]
+    folder, *_ = run(tmp_path, made, shots=(1,))
+    tried = [(t.params["num_prompts"], t.params["dice_weight"]) for t in read_trials(folder)]
+    assert tried[0] == (4, 2.0)
+    assert sorted(tried[1:]) == [(4, 0.0), (4, 3.0), (9, 0.0), (9, 3.0)]

@@ -140,3 +140,10 @@ def test_rungs_survive_a_resume(tmp_path: Path, over: str) -> None:
     for ended_trials in (1, 3, 2, 5):
         go("parts", stop_after=ended_trials)
     assert history(go("parts")) == history(whole)
+
+
+def test_a_failed_trial_is_no_rival() -> None:
+    halving = PruningConfig(over="epochs", first_epoch=1, factor=3)
+    failed = create_trial(state=TrialState.FAIL, intermediate_values={1: 0.9})
+    assert dict(rules(halving, 3, [failed]).rungs) == {1: None}
+    assert dict(rules(halving, 3, [failed, ended({1: 0.4})]).rungs) == {1: 0.4}
