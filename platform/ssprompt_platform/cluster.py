@@ -12,6 +12,9 @@ from dataclasses import dataclass
 
 import ray
 import torch
+from ray._raylet import PlacementGroupID
+from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.state import list_placement_groups
 
 from ssprompt_core.errors import UserError
 from ssprompt_platform.config.schema import TrainConfig
@@ -139,6 +142,15 @@ def resolve_resources(config: TrainConfig, total: dict[str, float]) -> Resources
         raise UserError("train.device is cuda, but the workers get no GPU (train.gpus_per_worker)")
     device = "cuda" if share and config.device != "cpu" else "cpu"
     return Resources(workers, fitting, config.cpus_per_worker, share, device)
+
+
+def free_placement_groups() -> None:
+    """Give back all resources that this driver has reserved, and end what holds them."""
+    mine = ("creator_job_id", "=", ray.get_runtime_context().get_job_id())
+    for group in list_placement_groups(filters=[mine], limit=10_000):
+        if group.state != "REMOVED":
+            identity = PlacementGroupID(bytes.fromhex(group.placement_group_id))
+            remove_placement_group(PlacementGroup(identity))
 
 
 def local_resources() -> dict[str, float]:

@@ -6,7 +6,7 @@ import gc
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ from ssprompt_platform.fit_files import (
     unfinished,
 )
 from ssprompt_platform.fit_info import describe_fit
-from ssprompt_platform.fit_queue import FitQueue, LostWorkers
+from ssprompt_platform.fit_queue import FitQueue, LostWorkers, run_again_where_lost
 from ssprompt_platform.fits_view import FitsView
 from ssprompt_platform.plan import FitKey, StudyPlan, derive_seed
 from ssprompt_platform.progress import Progress
@@ -114,29 +114,35 @@ def run_final_fits(tools: FinalBench, folder: StudyFolder, progress: Progress) -
         resources = tools.bench.resources
         workers = min(resources.workers, len(left))
         queue = ray.remote(num_cpus=0)(FitQueue).remote(left, tools.fits, tools.best)
-        trainer = TorchTrainer(
-            _final_worker,
-            train_loop_config={"tools": ray.put(tools), "queue": queue},
-            # every worker fits alone; the run exists to start them once and to replace them
-            scaling_config=ray.train.ScalingConfig(
-                num_workers=workers,
-                use_gpu=resources.gpus_per_worker > 0,
-                resources_per_worker=resources.per_worker(),
-            ),
-            run_config=ray.train.RunConfig(
-                name="final",
-                storage_path=str(folder.tune),
-                # the queue knows how often is too often: for a fit, and for the run
-                failure_config=ray.train.FailureConfig(max_failures=-1),
-                callbacks=[LostWorkers(queue)],
-            ),
-        )
-        _wait(trainer, left, tools, view)
+        shared = ray.put(tools)
+
+        def start() -> None:
+            TorchTrainer(
+                _final_worker,
+                train_loop_config={"tools": shared, "queue": queue},
+                # every worker fits alone; the run exists to start them once and to replace them
+                scaling_config=ray.train.ScalingConfig(
+                    num_workers=workers,
+                    use_gpu=resources.gpus_per_worker > 0,
+                    resources_per_worker=resources.per_worker(),
+                ),
+                run_config=ray.train.RunConfig(
+                    name="final",
+                    storage_path=str(folder.tune),
+                    # the queue knows how often is too often: for a fit, and for the run
+                    failure_config=ray.train.FailureConfig(max_failures=-1),
+                    callbacks=[LostWorkers(queue)],
+                ),
+            ).fit()
+
+        _wait(lambda: run_again_where_lost(start, queue), left, tools, view)
     return len(left)
 
 
-def _wait(trainer: TorchTrainer, left: Sequence[FitKey], tools: FinalBench, view: FitsView) -> None:
-    """Run the trainer in a thread and show what is settled meanwhile.
+def _wait(
+    run_fits: Callable[[], None], left: Sequence[FitKey], tools: FinalBench, view: FitsView
+) -> None:
+    """Run the fits in a thread and show what is settled meanwhile.
 
     In the main thread the trainer would install its own Ctrl-C handler, which ends with code 0.
     """
@@ -144,7 +150,7 @@ def _wait(trainer: TorchTrainer, left: Sequence[FitKey], tools: FinalBench, view
 
     def run() -> None:
         try:
-            trainer.fit()
+            run_fits()
         except BaseException as error:  # noqa: BLE001  (handed to the main thread below)
             failure.append(error)
 

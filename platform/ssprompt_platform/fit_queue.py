@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.train import UserCallback
+from ray.train import ControllerError, UserCallback
 
 from ssprompt_platform import checkpoints
+from ssprompt_platform.cluster import free_placement_groups
 from ssprompt_platform.fit_files import Best, fail, running_path, settled
 from ssprompt_platform.plan import FitKey
 
 MOST_DEATHS = 3
 """Deaths of a worker at the same point after which a fit counts as failed."""
 _MOST_TROUBLES = 3
+_NO_RANK = -1
+"""Of a worker that died before it had one."""
 
 
 class FitQueue:
@@ -81,6 +84,32 @@ class FitQueue:
             where = f"after epoch {epoch}" if epoch else "before its first checkpoint"
             cause = f"its worker died {count} times {where}: killed by the system, out of memory?"
             fail(self._fits, key, self._best[key.group], cause)
+
+
+def run_again_where_lost(start: Callable[[], None], queue: Any) -> None:
+    """Run the fits, and again where a worker was lost while Ray Train was starting it.
+
+    Such a death is an error of Ray Train's controller, which it does not recover from by itself.
+
+    Args:
+        start: Runs Ray Train to its end.
+        queue: Handle of a :class:`FitQueue` actor, which counts these deaths too.
+
+    Raises:
+        RuntimeError: Workers died too often before they had begun a fit.
+    """
+    while True:
+        try:
+            start()
+            return
+        except ControllerError as error:
+            # a controller that ends on an error keeps the resources of its workers
+            free_placement_groups()
+            if not isinstance(error.controller_failure, ray.exceptions.RayActorError):
+                raise
+            reason = ray.get(queue.lost.remote([_NO_RANK], []))
+            if reason is not None:
+                raise RuntimeError(f"the final fits cannot go on: {reason}") from error
 
 
 class LostWorkers(UserCallback):  # type: ignore[misc]  # Ray ships no types

@@ -36,6 +36,7 @@ from ssprompt_platform.final import (
     unfinished,
 )
 from ssprompt_platform.fit_files import failed_path, forget_outdated, running_path, shown_path
+from ssprompt_platform.fit_queue import FitQueue, run_again_where_lost
 from ssprompt_platform.plan import FitKey, derive_seed
 from ssprompt_platform.progress import Progress
 from ssprompt_platform.storage import StudyFolder
@@ -344,3 +345,46 @@ def test_a_run_that_cannot_begin_any_fit_ends_with_the_reason(tools: FinalBench)
     with pytest.raises(Exception, match="workers died 3 times before they had begun a fit"):
         run_final_fits(deadly, folder, Progress(Console(file=io.StringIO())))
     assert read_failed(tools.plan, tools.fits) == {}
+
+
+class LethalOnce:
+    """Ends the worker of Ray Train that unpickles it first."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return die_once, (self.mark,)
+
+
+def die_once(mark: Path) -> LethalOnce:
+    in_worker = "RayTrainWorker" in Path("/proc/self/cmdline").read_text()
+    if in_worker and not mark.exists():
+        mark.touch()
+        os._exit(1)
+    return LethalOnce(mark)
+
+
+@pytest.mark.e2e
+@pytest.mark.usefixtures("ray_cluster", "by_value")
+def test_a_worker_that_is_lost_while_it_starts_is_replaced(tmp_path: Path) -> None:
+    mark = tmp_path / "died"
+    starts = []
+
+    def begin(config: dict[str, Any]) -> None:
+        pass
+
+    def start() -> None:
+        starts.append(1)
+        ray.train.torch.TorchTrainer(
+            begin,
+            # travels with the call that starts the function: Ray Train does not recover from that
+            train_loop_config={"lethal": LethalOnce(mark)},
+            scaling_config=ray.train.ScalingConfig(num_workers=2, resources_per_worker={"CPU": 1}),
+            run_config=ray.train.RunConfig(name="final", storage_path=str(tmp_path / "ray")),
+        ).fit()
+
+    queue = ray.remote(num_cpus=0)(FitQueue).remote([], tmp_path, {})
+    run_again_where_lost(start, queue)
+    assert mark.exists()
+    assert len(starts) == 2

@@ -75,6 +75,9 @@ def _train(
 
 def _own_fault(error: TrainingFailedError) -> str | None:
     """Why the trial itself failed, or None where the system took a worker away."""
+    lost = getattr(error, "controller_failure", None)
+    if isinstance(lost, ray.exceptions.RayActorError):
+        return None  # a worker died while Ray Train was starting it
     failures: Mapping[int, BaseException] = getattr(error, "worker_failures", {})
     for failure in failures.values():
         cause: BaseException = getattr(failure, "cause", None) or failure
