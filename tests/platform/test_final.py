@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import ray.cloudpickle
 import torch
+from ray.train import ControllerError
 from rich.console import Console
 from small_fits import small_bench
 
@@ -347,44 +348,32 @@ def test_a_run_that_cannot_begin_any_fit_ends_with_the_reason(tools: FinalBench)
     assert read_failed(tools.plan, tools.fits) == {}
 
 
-class LethalOnce:
-    """Ends the worker of Ray Train that unpickles it first."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> Any:
-        return die_once, (self.mark,)
-
-
-def die_once(mark: Path) -> LethalOnce:
-    in_worker = "RayTrainWorker" in Path("/proc/self/cmdline").read_text()
-    if in_worker and not mark.exists():
-        mark.touch()
-        os._exit(1)
-    return LethalOnce(mark)
-
-
 @pytest.mark.e2e
-@pytest.mark.usefixtures("ray_cluster", "by_value")
+@pytest.mark.usefixtures("ray_cluster")
 def test_a_worker_that_is_lost_while_it_starts_is_replaced(tmp_path: Path) -> None:
-    mark = tmp_path / "died"
+    """What Ray Train's controller leaves then: its error, and the reservation of all CPUs."""
+    queue = ray.remote(num_cpus=0)(FitQueue).remote([], tmp_path, {})
     starts = []
-
-    def begin(config: dict[str, Any]) -> None:
-        pass
 
     def start() -> None:
         starts.append(1)
-        ray.train.torch.TorchTrainer(
-            begin,
-            # travels with the call that starts the function: Ray Train does not recover from that
-            train_loop_config={"lethal": LethalOnce(mark)},
-            scaling_config=ray.train.ScalingConfig(num_workers=2, resources_per_worker={"CPU": 1}),
-            run_config=ray.train.RunConfig(name="final", storage_path=str(tmp_path / "ray")),
-        ).fit()
+        group = ray.util.placement_group([{"CPU": 1}, {"CPU": 1}])
+        assert group.wait(timeout_seconds=60), "the CPUs of the last start were not given back"
+        if len(starts) < 3:
+            raise ControllerError(ray.exceptions.RayActorError())
+        ray.util.remove_placement_group(group)
 
-    queue = ray.remote(num_cpus=0)(FitQueue).remote([], tmp_path, {})
     run_again_where_lost(start, queue)
-    assert mark.exists()
-    assert len(starts) == 2
+    assert len(starts) == 3
+
+    def never() -> None:
+        raise ControllerError(ray.exceptions.RayActorError())
+
+    with pytest.raises(RuntimeError, match="workers died 3 times before they had begun a fit"):
+        run_again_where_lost(never, queue)
+    with pytest.raises(ControllerError):
+        run_again_where_lost(fault, queue)
+
+
+def fault() -> None:
+    raise ControllerError(ValueError("no fault of a worker"))
