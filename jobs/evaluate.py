@@ -24,7 +24,7 @@ from rich.console import Console
 
 from ssprompt_core.errors import UserError
 from ssprompt_platform.progress import Progress
-from ssprompt_platform.use.arguments import add_model_arguments
+from ssprompt_platform.use.arguments import PROMPTS, add_model_arguments, prompt_file
 from ssprompt_platform.use.transfer import TransferOptions, evaluate_prompts
 from ssprompt_platform.use.transfer_table import transfer_tables, warnings
 
@@ -33,9 +33,10 @@ STUDIES = Path(__file__).resolve().parent / "studies"
 
 def main(arguments: list[str]) -> int:
     """Run the job; return the exit code."""
-    options = _options(_parser().parse_intermixed_args(arguments))
+    given = _parser().parse_intermixed_args(arguments)
     progress = Progress(Console())
     try:
+        options = _options(given)
         result = evaluate_prompts(options, STUDIES, progress)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -56,7 +57,7 @@ def _options(given: argparse.Namespace) -> TransferOptions:
     # data.key=value words right behind --prompts look like further files of it
     words = [word for word in given.prompts if "=" in word and not Path(word).exists()]
     return TransferOptions(
-        prompts=[Path(word) for word in given.prompts if word not in words],
+        prompts=[prompt_file(word) for word in given.prompts if word not in words],
         words=[*([f"study={given.data}"] if given.data else []), *words, *given.words],
         split=given.split,
         checkpoint=given.checkpoint,
@@ -72,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--prompts", nargs="+", required=True, metavar="FILE", help="learned prompts")
+    add("--prompts", nargs="+", required=True, metavar="FILE", help=PROMPTS)
     add("words", nargs="*", metavar="data.key=value", help="the data set to score on")
     add("--data", metavar="STUDY", help="a study, by name or .yaml file, whose data group is meant")
     add(

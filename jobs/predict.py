@@ -29,15 +29,16 @@ from rich.console import Console
 
 from ssprompt_core.errors import UserError
 from ssprompt_platform.progress import Progress
-from ssprompt_platform.use.arguments import add_model_arguments
+from ssprompt_platform.use.arguments import PROMPTS, add_model_arguments, prompt_file
 from ssprompt_platform.use.predicting import PredictOptions, predict_folder
 
 
 def main(arguments: list[str]) -> int:
     """Run the job; return the exit code."""
-    options = PredictOptions(**vars(_parser().parse_args(arguments)))
+    given = vars(_parser().parse_args(arguments))
     progress = Progress(Console())
     try:
+        options = PredictOptions(**{**given, "prompts": prompt_file(given["prompts"])})
         report = predict_folder(options, progress)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -59,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--prompts", type=Path, required=True, metavar="FILE", help="learned prompts")
+    add("--prompts", required=True, metavar="FILE", help=PROMPTS)
     add("--images", type=Path, required=True, metavar="FOLDER", help="what to segment")
     add("--output", type=Path, required=True, metavar="FOLDER", help="where results go")
     add_model_arguments(parser)

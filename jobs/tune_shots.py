@@ -17,7 +17,7 @@ from ssprompt_platform.explain import explain
 from ssprompt_platform.failures import IncompleteStudyError, StoppedStudyError
 from ssprompt_platform.prepare import prepare
 from ssprompt_platform.report.printed import tell
-from ssprompt_platform.storage import in_ray_job
+from ssprompt_platform.storage import StorageError, in_ray_job
 from ssprompt_platform.study import run_study
 
 STUDIES = Path(__file__).resolve().parent / "studies"
@@ -47,8 +47,12 @@ def main(arguments: list[str]) -> int:
         return 1
     except StoppedStudyError as stop:
         command = command_to_continue(arguments, stop.words)
-        print(f"stopped; this continues the study:\n  {command}", file=sys.stderr)
+        why = f": {stop.cause}" if stop.cause else ""
+        print(f"stopped{why}; this continues the study:\n  {command}", file=sys.stderr)
         return stop.exit_code
+    except StorageError as error:
+        print(f"stopped: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("stopped before the study began", file=sys.stderr)
         return 130

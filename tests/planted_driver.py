@@ -15,7 +15,7 @@ from ssprompt_platform.search.grouped import GroupedSearch
 from ssprompt_platform.search.records import read_trials
 from ssprompt_platform.search.tuning import in_actors, run_search
 from ssprompt_platform.storage import StudyFolder
-from ssprompt_platform.tracking import Tracker
+from ssprompt_platform.tracking import Tracker, target_of
 
 METHODS, SHOTS, TRIALS, DRAWS, EPOCHS = ("spa", "linear_probe"), (1, 4), 6, 2, 3
 
@@ -35,10 +35,10 @@ def main(root: Path, pause: float) -> None:
     folder = StudyFolder(root, "s")
     with connected():
         tracker = Tracker(
-            f"sqlite:///{root / 'mlflow.db'}", "e", root / "artifacts", "s", "s", {"kind": "study"}
+            folder, "uid", target_of("", "e", root), name="s", params={"kind": "study"}
         )
         search = search_of(folder)
-        with SearchView(Console(), search.totals(), read_trials(folder)) as view:
+        with tracker, SearchView(Console(), search.totals(), read_trials(folder)) as view:
             search.observe(tracker, view)
             print("searching", flush=True)
             run_search(search, in_actors(work_of(root, pause), folder, {"CPU": 1}), folder, 2)

@@ -16,6 +16,7 @@ from ssprompt_core.data.dataset import SegmentationDataset
 from ssprompt_core.errors import UserError
 from ssprompt_platform.changes import changes_of
 from ssprompt_platform.config import Config, load_config
+from ssprompt_platform.data_lock import DataLock
 from ssprompt_platform.identity import (
     Begun,
     begin,
@@ -142,7 +143,7 @@ def test_changed_labels_are_another_data_set(tmp_path: Path) -> None:
     config = load_config(["study=smoke", *words], STUDIES)
 
     def prints() -> dict[str, str]:
-        return identity(SealedDataset(build_dataset(config.data, None)), "s", "t")
+        return identity(DataLock.of(SealedDataset(build_dataset(config.data, None))), "s", "t")
 
     before = prints()
     assert prints() == before
@@ -160,11 +161,13 @@ def test_changed_labels_are_another_data_set(tmp_path: Path) -> None:
 def test_the_validation_split_counts_where_it_is_used() -> None:
     images = {"train": {"t": [0]}, "test": {"e": [1]}}
     first, second = (MadeDataset({**images, "val": {"v": [c]}}) for c in (0, 1))
-    assert identity(first, "s", "t") == identity(second, "s", "t")
-    prints = [identity(data, "s", "t", validation=True) for data in (first, second)]
+    plain = identity(DataLock.of(first), "s", "t")
+    assert plain == identity(DataLock.of(second), "s", "t")
+    locks = [DataLock.of(data, validation=True) for data in (first, second)]
+    prints = [identity(lock, "s", "t") for lock in locks]
     assert prints[0]["validation"] != prints[1]["validation"]
     # the test images are the same, so scores can be compared
-    assert prints[0]["data"] == prints[1]["data"] == identity(first, "s", "t")["data"]
+    assert prints[0]["data"] == prints[1]["data"] == plain["data"]
     assert not first.labels_read
 
 

@@ -20,7 +20,7 @@ from ssprompt_platform.config.schema import Config, Dimension
 from ssprompt_platform.plan import Group
 from ssprompt_platform.search.pruning import Rules
 from ssprompt_platform.search.records import read_trials
-from ssprompt_platform.search.trial import OnEpoch, Place, TrialTask, run_trial
+from ssprompt_platform.search.trial import OnEpoch, TrialPlace, TrialTask, run_trial
 from ssprompt_platform.storage import StudyFolder
 
 EPOCHS = 3
@@ -62,11 +62,11 @@ class DivergingWork(PlantedWork):
         return super().fit(task, draw, fold, spoilt, state)
 
 
-def place(root: Path, session: str = "s", **how: Any) -> Place:
-    return Place(root / TASK.key, session, **how)
+def place(root: Path, session: str = "s", **how: Any) -> TrialPlace:
+    return TrialPlace(root / TASK.key, session, **how)
 
 
-def run(work: PlantedWork, where: Place, task: TrialTask = TASK) -> list[dict[str, Any]]:
+def run(work: PlantedWork, where: TrialPlace, task: TrialTask = TASK) -> list[dict[str, Any]]:
     reports: list[dict[str, Any]] = []
     run_trial(work, task, where, reports.append)
     return reports
