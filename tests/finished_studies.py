@@ -44,9 +44,9 @@ def client_of(folder: StudyFolder) -> MlflowClient:
     return MlflowClient(f"sqlite:///{folder.root / 'mlflow.db'}")
 
 
-def runs_by_key(folder: StudyFolder) -> dict[str, Run]:
+def runs_by_key(folder: StudyFolder, client: MlflowClient | None = None) -> dict[str, Run]:
     """MLflow's runs of a study; no key may occur twice."""
-    client = client_of(folder)
+    client = client or client_of(folder)
     (experiment,) = client.search_experiments(filter_string="name = 'ssprompt'")
     query = f"tags.`study.id` = '{folder.study_id}'"
     runs = client.search_runs([experiment.experiment_id], query, max_results=1000)
@@ -55,9 +55,11 @@ def runs_by_key(folder: StudyFolder) -> dict[str, Run]:
     return by_key
 
 
-def metrics_by_key(folder: StudyFolder) -> dict[str, dict[str, list[tuple[int, float]]]]:
+def metrics_by_key(
+    folder: StudyFolder, client: MlflowClient | None = None
+) -> dict[str, dict[str, list[tuple[int, float]]]]:
     """All values of all runs, by step; one that was written twice shows."""
-    client = client_of(folder)
+    client = client or client_of(folder)
     return {
         key: {
             name: sorted(
@@ -65,7 +67,7 @@ def metrics_by_key(folder: StudyFolder) -> dict[str, dict[str, list[tuple[int, f
             )
             for name in run.data.metrics
         }
-        for key, run in runs_by_key(folder).items()
+        for key, run in runs_by_key(folder, client).items()
     }
 
 
