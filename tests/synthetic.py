@@ -21,7 +21,7 @@ from ssprompt_platform.search.budget import Budget
 from ssprompt_platform.search.grouped import GroupedSearch, Observer
 from ssprompt_platform.search.proposals import Suggestion
 from ssprompt_platform.search.records import State
-from ssprompt_platform.search.trial import OnEpoch, Place, TrialTask, run_trial
+from ssprompt_platform.search.trial import OnEpoch, TrialPlace, TrialTask, run_trial
 from ssprompt_platform.storage import StudyFolder
 
 _SCALE = 10**9
@@ -180,7 +180,7 @@ def play(
         trial_id, config = running.pop(-1 if newest_first else 0)
         task = TrialTask.of(config)
         last: list[dict[str, Any]] = []
-        run_trial(work, task, Place(folder.trials / task.key, "session"), last.append)
+        run_trial(work, task, TrialPlace(folder.trials / task.key, "session"), last.append)
         for values in last[:-1]:
             search.on_trial_result(trial_id, values)
         search.on_trial_complete(trial_id, last[-1])

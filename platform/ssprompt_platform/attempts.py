@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from ssprompt_platform.storage import read_json, write_json
+from ssprompt_platform.storage import Place, read_json, write_json
 
 MOST = 3
 """Starts without progress after which work is given up."""
 
 
-def count(place: Path, session: str) -> int:
+def count(place: Place, session: str) -> int:
     """Count this start; returns how many there were in the session since the last progress.
 
     The count lies in the folder of the work's checkpoint, and saving one removes it. Starts in

@@ -14,6 +14,10 @@ _FREE = frozenset(
         "storage.root",
         "tracking.uri",
         "tracking.experiment",
+        "tracking.must_answer",
+        "tracking.patience",
+        "tracking.register",
+        "tracking.model",
         "train.workers",
         "search.max_concurrent",
     }

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ssprompt_core.errors import UserError
 from ssprompt_core.train.state import TrainState
-from ssprompt_platform.storage import read_json, write_json
+from ssprompt_platform.storage import (
+    Place,
+    child_names,
+    local_file,
+    read_json,
+    remove,
+    remove_tree,
+    write_json,
+    write_whole,
+)
 
 _RECORD = "checkpoint.json"
 
 
-def save(place: Path, progress: Mapping[str, Any], state: TrainState | None) -> None:
+def save(place: Place, progress: Mapping[str, Any], state: TrainState | None) -> None:
     """Keep progress and the state that belongs to it, in place of what was kept before.
 
     The state gets a name that no checkpoint refers to; then the JSON that names it replaces the
@@ -27,19 +34,17 @@ def save(place: Path, progress: Mapping[str, Any], state: TrainState | None) -> 
     """
     number = _number(place) + 1
     name = None
-    place.mkdir(parents=True, exist_ok=True)
     if state is not None:
         name = f"state-{number}.safetensors"
-        state.save(place / name)
+        write_whole(place / name, state.save)
     write_json(place / _RECORD, {"number": number, "state": name, "progress": dict(progress)})
-    for path in place.iterdir():
-        if path.name not in (_RECORD, name):
-            # the older state, and what a killed process left half-written; one that is just dying
-            # may still take its own away
-            path.unlink(missing_ok=True)
+    for other in child_names(place) - {_RECORD, name}:
+        # the older state, and what a killed process left half-written; one that is just dying may
+        # still take its own away
+        remove(place / other)
 
 
-def load(place: Path) -> tuple[dict[str, Any], TrainState | None] | None:
+def load(place: Place) -> tuple[dict[str, Any], TrainState | None] | None:
     """The last progress and state that were kept, or None where there is no whole checkpoint.
 
     A damaged one, as a power cut may leave, counts as none: work is repeated, never made up.
@@ -50,20 +55,20 @@ def load(place: Path) -> tuple[dict[str, Any], TrainState | None] | None:
     if record["state"] is None:
         return record["progress"], None
     try:
-        return record["progress"], TrainState.load(place / record["state"])
-    except UserError:
+        with local_file(place / record["state"]) as path:
+            return record["progress"], TrainState.load(path)
+    except (FileNotFoundError, UserError):
         return None
 
 
-def clear(place: Path) -> None:
+def clear(place: Place) -> None:
     """Forget the checkpoint; without one there is nothing to do."""
     # the JSON first: what a kill leaves then is no checkpoint
-    (place / _RECORD).unlink(missing_ok=True)
-    if place.is_dir():
-        shutil.rmtree(place)
+    remove(place / _RECORD)
+    remove_tree(place)
 
 
-def _read(place: Path) -> dict[str, Any] | None:
+def _read(place: Place) -> dict[str, Any] | None:
     try:
         record: dict[str, Any] = read_json(place / _RECORD)
     except (FileNotFoundError, ValueError):
@@ -71,6 +76,6 @@ def _read(place: Path) -> dict[str, Any] | None:
     return record
 
 
-def _number(place: Path) -> int:
+def _number(place: Place) -> int:
     record = _read(place)
     return 0 if record is None else int(record["number"])

@@ -37,6 +37,8 @@ _ENVIRONMENT = {
     "MALLOC_TOP_PAD_": str(2**28),
     # Ctrl-C ends the study at once; it is continued by its id
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    # a trial that is tried again is told in a line, not by a traceback
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }

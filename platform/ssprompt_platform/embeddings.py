@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import torch
 from torch import Tensor
 
-from ssprompt_platform.storage import write_whole
+from ssprompt_platform.storage import Place, work_root, write_whole
 
 
 class EmbeddingStore:
@@ -20,14 +20,16 @@ class EmbeddingStore:
     The key is ``sha256(encoder fingerprint, image digest)``: another checkpoint, another
     preprocessing or another picture gets another file, equal pictures share one. Values are
     float32, bit-equal to what the encoder gave (a ViT-B embedding takes 4 MiB). A file appears
-    whole or not at all, so several machines may write the same store at once.
+    whole or not at all, so several machines may write the same store at once. Of a store in a
+    bucket every machine keeps the files that it reads on its own disk, where all its processes map
+    them into memory.
 
     Args:
-        folder: Folder of the store.
+        folder: Folder or prefix of the store.
         fingerprint: Fingerprint of the segmenter that encodes (weights and preprocessing).
     """
 
-    def __init__(self, folder: Path, fingerprint: str) -> None:
+    def __init__(self, folder: Place, fingerprint: str) -> None:
         self.folder = folder
         self.fingerprint = fingerprint
 
@@ -35,14 +37,21 @@ class EmbeddingStore:
         """Content key of an image with this digest."""
         return hashlib.sha256(f"{self.fingerprint}\n{digest}".encode()).hexdigest()
 
-    def path(self, digest: str) -> Path:
+    def path(self, digest: str) -> Place:
         """File of the image's embedding, whether it exists or not."""
-        key = self.key(digest)
-        return self.folder / key[:2] / f"{key}.arrow"
+        return self.folder / self._name(digest)
 
     def has(self, digest: str) -> bool:
         """Whether the embedding is stored."""
         return self.path(digest).is_file()
+
+    def stored(self, digests: Collection[str]) -> set[str]:
+        """Those of some images whose embeddings are stored."""
+        if isinstance(self.folder, Path):
+            return {digest for digest in digests if self.has(digest)}
+        # a thousand names an answer, where asking for each would be one answer each
+        there = {found.path for found in self.folder.walk()}
+        return {digest for digest in digests if self.path(digest) in there}
 
     def put(self, digest: str, embedding_Dhw: Tensor) -> None:
         """Store the embedding of one image, float32 ``[D, h, w]``."""
@@ -69,7 +78,7 @@ class EmbeddingStore:
         Raises:
             FileNotFoundError: It was never stored.
         """
-        with pa.memory_map(str(self.path(digest))) as source:
+        with pa.memory_map(str(self._local(digest))) as source:
             batch = pa.ipc.open_file(source).get_batch(0)
         shape = [int(side) for side in batch.schema.metadata[b"shape"].split()]
         values = batch.column(0).values.to_numpy(zero_copy_only=True).reshape(shape)
@@ -81,3 +90,18 @@ class EmbeddingStore:
     def stack(self, digests: Sequence[str]) -> Tensor:
         """Embeddings of several images, float32 ``[n, D, h, w]``, copied out of their files."""
         return torch.stack([self.get(digest) for digest in digests])
+
+    def _local(self, digest: str) -> Path:
+        """A file of this machine with the embedding, fetched from the bucket where it is new."""
+        place = self.path(digest)
+        if isinstance(place, Path):
+            return place
+        # files of a content key never change: what is there is right
+        copy = work_root(self.folder) / self._name(digest)
+        if not copy.is_file():
+            write_whole(copy, place.download)
+        return copy
+
+    def _name(self, digest: str) -> str:
+        key = self.key(digest)
+        return f"{key[:2]}/{key}.arrow"

@@ -32,7 +32,8 @@ def missing_images(
     first_of_digest: dict[str, str] = {}
     for image_id in image_ids:
         first_of_digest.setdefault(dataset.digest(image_id), image_id)
-    return [image_id for digest, image_id in first_of_digest.items() if not store.has(digest)]
+    stored = store.stored(first_of_digest)
+    return [image_id for digest, image_id in first_of_digest.items() if digest not in stored]
 
 
 def encode_missing(

@@ -10,6 +10,7 @@ from types import FrameType
 
 from ssprompt_platform.config.schema import Config
 from ssprompt_platform.storage import StudyFolder
+from ssprompt_platform.storage.errors import storage_fault
 
 
 class IncompleteStudyError(Exception):
@@ -22,17 +23,21 @@ class StoppedStudyError(Exception):
     Attributes:
         study_id: Of the study.
         words: What must be added to the command line to continue it.
-        exit_code: 130 after Ctrl-C, 143 after SIGTERM, as shells have it.
+        exit_code: 130 after Ctrl-C, 143 after SIGTERM, as shells have it; 1 where storage failed.
+        cause: Why, in one sentence; empty where the user stopped it.
     """
 
-    def __init__(self, study_id: str, words: tuple[str, ...], exit_code: int) -> None:
+    def __init__(
+        self, study_id: str, words: tuple[str, ...], exit_code: int, cause: str = ""
+    ) -> None:
         super().__init__(f"study {study_id} was stopped")
         self.study_id, self.words, self.exit_code = study_id, words, exit_code
+        self.cause = cause
 
 
 @contextmanager
 def stops_named(config: Config, folder: StudyFolder) -> Iterator[None]:
-    """Turn Ctrl-C and SIGTERM within the block into :class:`StoppedStudyError`.
+    """Turn Ctrl-C, SIGTERM and a storage that fails into :class:`StoppedStudyError`.
 
     SIGTERM interrupts the block as Ctrl-C does, so that the same cleanup runs. To be entered after
     Ray is connected, which sets a handler of its own.
@@ -57,6 +62,11 @@ def stops_named(config: Config, folder: StudyFolder) -> Iterator[None]:
     except KeyboardInterrupt as stop:
         code = 143 if terminated.is_set() else 130
         raise StoppedStudyError(folder.study_id, tuple(words), code) from stop
+    except Exception as error:
+        fault = storage_fault(error)
+        if fault is None:
+            raise
+        raise StoppedStudyError(folder.study_id, tuple(words), 1, str(fault)) from error
     finally:
         if main:
             signal.signal(signal.SIGTERM, before)

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,7 +35,7 @@ from ssprompt_platform.fit_files import (
     record_path,
     running_path,
     save_shown,
-    settled,
+    settled_among,
     unfinished,
 )
 from ssprompt_platform.fit_info import describe_fit
@@ -46,7 +45,15 @@ from ssprompt_platform.plan import FitKey, StudyPlan, derive_seed
 from ssprompt_platform.progress import Progress
 from ssprompt_platform.scoring import score_test
 from ssprompt_platform.search.space import fit_overrides
-from ssprompt_platform.storage import StudyFolder, write_json
+from ssprompt_platform.storage import (
+    Place,
+    S3Path,
+    StorageError,
+    StudyFolder,
+    ray_storage,
+    write_json,
+    write_whole,
+)
 
 __all__ = [
     "WORST",
@@ -64,7 +71,7 @@ __all__ = [
 
 WORST = 4
 """Test images of lowest score that are kept for pictures, beside those pictured for all methods."""
-_POLL_SECONDS = 0.2
+_POLL_SECONDS, _POLL_SECONDS_S3 = 0.2, 1.0
 
 
 @dataclass(frozen=True)
@@ -84,7 +91,7 @@ class FinalBench:
     plan: StudyPlan
     best: Best
     seed: int
-    fits: Path
+    fits: Place
     pictured: tuple[str, ...]
 
     def shows(self, key: FitKey) -> bool:
@@ -109,7 +116,6 @@ def run_final_fits(tools: FinalBench, folder: StudyFolder, progress: Progress) -
                     view.known(key, record)
         if not left:
             return 0
-        tools.fits.mkdir(parents=True, exist_ok=True)
         forget_outdated(tools.fits, left)
         resources = tools.bench.resources
         workers = min(resources.workers, len(left))
@@ -128,7 +134,7 @@ def run_final_fits(tools: FinalBench, folder: StudyFolder, progress: Progress) -
                 ),
                 run_config=ray.train.RunConfig(
                     name="final",
-                    storage_path=str(folder.tune),
+                    **ray_storage(folder.tune),
                     # the queue knows how often is too often: for a fit, and for the run
                     failure_config=ray.train.FailureConfig(max_failures=-1),
                     callbacks=[LostWorkers(queue)],
@@ -159,13 +165,13 @@ def _wait(
     open_fits = list(left)
     while True:
         alive = thread.is_alive()
-        for key in [key for key in open_fits if settled(tools.fits, key)]:
+        for key in settled_among(tools.fits, open_fits):
             open_fits.remove(key)
             view.settled(key, tools.fits)
         if not alive:
             break
         view.tick()
-        time.sleep(_POLL_SECONDS)
+        time.sleep(_POLL_SECONDS_S3 if isinstance(tools.fits, S3Path) else _POLL_SECONDS)
     if failure:
         raise failure[0]
 
@@ -186,6 +192,8 @@ def try_fit(tools: FinalBench, key: FitKey) -> None:
     try:
         run_fit(tools, key)
         return
+    except StorageError:
+        raise  # no fault of the fit: it goes on when the storage is back
     except Exception as error:  # noqa: BLE001  (whatever it is: kept and shown, the others go on)
         cause = cause_of(error)
     # the error is gone now, and with it the tensors that its traceback held
@@ -228,7 +236,7 @@ def run_fit(tools: FinalBench, key: FitKey) -> None:
         test_ids=plan.test_ids,
         result=test.score,
     )
-    save_prompts(prompts_path(tools.fits, key), model, info)
+    write_whole(prompts_path(tools.fits, key), lambda path: save_prompts(path, model, info))
     write_json(
         record_path(tools.fits, key),
         {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -13,6 +12,8 @@ from ssprompt_platform import checkpoints
 from ssprompt_platform.cluster import free_placement_groups
 from ssprompt_platform.fit_files import Best, fail, running_path, settled
 from ssprompt_platform.plan import FitKey
+from ssprompt_platform.storage import Place, StorageError
+from ssprompt_platform.storage.errors import storage_fault
 
 MOST_DEATHS = 3
 """Deaths of a worker at the same point after which a fit counts as failed."""
@@ -28,7 +29,7 @@ class FitQueue:
     do not count as dead.
     """
 
-    def __init__(self, keys: Sequence[FitKey], fits: Path, best: Best) -> None:
+    def __init__(self, keys: Sequence[FitKey], fits: Place, best: Best) -> None:
         self._waiting, self._fits, self._best = list(keys), fits, best
         self._held: dict[int, FitKey] = {}
         self._at_work: set[int] = set()
@@ -97,14 +98,24 @@ def run_again_where_lost(start: Callable[[], None], queue: Any) -> None:
 
     Raises:
         RuntimeError: Workers died too often before they had begun a fit.
+        StorageError: The storage failed too often.
     """
     while True:
         try:
             start()
             return
+        except ray.exceptions.RayActorError as error:
+            # the controller itself did not start
+            fault = storage_fault(error)
+            if fault is None:
+                raise
+            raise fault from error
         except ControllerError as error:
             # a controller that ends on an error keeps the resources of its workers
             free_placement_groups()
+            fault = storage_fault(error)
+            if fault is not None:
+                raise fault from error
             if not isinstance(error.controller_failure, ray.exceptions.RayActorError):
                 raise
             reason = ray.get(queue.lost.remote([_NO_RANK], []))
@@ -127,15 +138,18 @@ class LostWorkers(UserCallback):  # type: ignore[misc]  # Ray ships no types
 
         Raises:
             RuntimeError: Why it must end.
+            StorageError: The same, where the storage failed.
         """
         dead, raised = [], []
+        storage: StorageError | None = None
         for rank, error in worker_exceptions.items():
             # Ray Train wraps what its health check saw
             failure = getattr(error, "health_check_failure", None)
             if failure is None:
                 raised.append(f"{type(error).__name__}: {error}")
+                storage = storage_fault(error) or storage
             elif not getattr(failure, "preempted", False):
                 dead.append(rank)  # a node that is taken away is no fault of the fit
         reason = ray.get(self._queue.lost.remote(dead, raised))
         if reason is not None:
-            raise RuntimeError(f"the final fits cannot go on: {reason}")
+            raise storage or RuntimeError(f"the final fits cannot go on: {reason}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -18,7 +17,7 @@ from ssprompt_platform import plan
 from ssprompt_platform.fit_files import failed_path, record_path
 from ssprompt_platform.live_table import LiveTable, duration, score_text
 from ssprompt_platform.plan import FitKey
-from ssprompt_platform.storage import read_json
+from ssprompt_platform.storage import Place, read_json
 
 _AROUND = 5
 """Lines of the terminal that rows of the table cannot have."""
@@ -75,7 +74,7 @@ class FitsView(LiveTable):
                 f"its {key.name}.failed.json"
             )
 
-    def settled(self, key: FitKey, fits: Path) -> None:
+    def settled(self, key: FitKey, fits: Place) -> None:
         """Count a fit that has just ended, by its record in the folder of the fits."""
         finished, failed = record_path(fits, key), failed_path(fits, key)
         record = read_json(finished if finished.is_file() else failed)

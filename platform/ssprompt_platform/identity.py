@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from ssprompt_core.data.dataset import SegmentationDataset, Split
 from ssprompt_core.data.support import SupportDraw
 from ssprompt_core.errors import UserError, nearest
 from ssprompt_platform.changes import Change, changes_of, refusal, told
 from ssprompt_platform.config.load import to_dict
 from ssprompt_platform.config.schema import Config
+from ssprompt_platform.data_lock import DataLock
 from ssprompt_platform.ownership import holder, next_free
 from ssprompt_platform.plan import StudyPlan
-from ssprompt_platform.storage import StudyFolder, read_json, storage_root, write_json, write_text
+from ssprompt_platform.storage import (
+    StudyFolder,
+    read_json,
+    remove,
+    storage_root,
+    write_json,
+    write_text,
+)
 
 
 @dataclass(frozen=True)
@@ -33,38 +40,23 @@ class Begun:
     sentence: str
 
 
-def identity(
-    dataset: SegmentationDataset,
-    segmenter: str,
-    text_encoder: str,
-    *,
-    validation: bool = False,
-) -> dict[str, str]:
+def identity(lock: DataLock, segmenter: str, text_encoder: str) -> dict[str, str]:
     """Fingerprints of what a study's numbers come from besides its configuration.
 
+    A validation split has a fingerprint of its own, so that studies that differ in its use alone
+    are known to have the same test images.
+
     Args:
-        dataset: The data, sealed or not: no label is read.
+        lock: Of the data.
         segmenter: Fingerprint of the segmenter.
         text_encoder: Fingerprint of the text encoder.
-        validation: Whether the study uses the validation split too; it has a fingerprint of its
-            own, so that studies that differ in this alone are known to have the same test images.
     """
     prints = {
-        "data": _content(dataset, ("train", "test")),
+        "data": lock.fingerprint(("train", "test")),
         "segmenter": segmenter,
         "text_encoder": text_encoder,
     }
-    return prints | ({"validation": _content(dataset, ("val",))} if validation else {})
-
-
-def _content(dataset: SegmentationDataset, splits: Sequence[Split]) -> str:
-    """SHA-256 over classes, images and labels of some splits."""
-    digest = hashlib.sha256("\n".join(dataset.class_names).encode())
-    for split in splits:
-        for image_id in dataset.ids(split):
-            content = f"{dataset.digest(image_id)} {dataset.label_digest(image_id)}"
-            digest.update(f"\n{split} {image_id} {content}".encode())
-    return digest.hexdigest()
+    return prints | ({"validation": lock.fingerprint(("val",))} if "val" in lock.splits else {})
 
 
 def check_resume(config: Config) -> None:
@@ -140,6 +132,7 @@ def begin(
     facts: Mapping[str, Any],
     protocol: Sequence[str],
     remarks: Sequence[str],
+    lock: DataLock | None = None,
 ) -> Begun:
     """Write the study's record and its support draws, if it is new or extended.
 
@@ -153,6 +146,7 @@ def begin(
         facts: What tables and pictures need to know of data and plan.
         protocol: Sentences on what is done and on which images.
         remarks: Sentences that every table and figure must carry.
+        lock: Of the data; kept with the study.
 
     Raises:
         UserError: The study was begun otherwise; see :func:`find_study`.
@@ -161,12 +155,20 @@ def begin(
     now = datetime.now(UTC).isoformat(timespec="seconds")
     if not folder.record.is_file():
         _write_draws(folder, plan)
-        fresh = {"fingerprints": dict(fingerprints), "begun": now, "extensions": []}
+        if lock is not None:
+            write_json(folder.data_lock, lock.to_dict())
+        # tells this study from another one that had its id before
+        uid = uuid.uuid4().hex
+        fresh = {"uid": uid, "fingerprints": dict(fingerprints), "begun": now, "extensions": []}
         _write(folder, fresh, config, facts, protocol, remarks)
         return Begun("new", f"study {folder.study_id} begins in {folder.path}")
     changes = _compare(folder, config, fingerprints)
     _check_draws(folder, plan)
     record = _record(folder)
+    # a study that an earlier version began has none
+    record.setdefault("uid", uuid.uuid4().hex)
+    if lock is not None and not folder.data_lock.is_file():
+        write_json(folder.data_lock, lock.to_dict())
     if not changes:
         # what is free to change, as the number of workers, is kept as it was last
         _write(folder, record, config, facts, protocol, remarks)
@@ -179,7 +181,8 @@ def begin(
     )
     if folder.results.is_file():
         # the study is unfinished again; what it ended with before is kept
-        folder.results.replace(folder.path / f"results-before-{number}.json")
+        write_json(folder.path / f"results-before-{number}.json", read_json(folder.results))
+        remove(folder.results)
     _write_draws(folder, plan)
     record["extensions"].append(
         {
@@ -248,8 +251,8 @@ def _continues(
 def _studies(config: Config) -> Iterator[StudyFolder]:
     """The studies of the storage root that were begun."""
     root = storage_root(config.storage.root)
-    for path in sorted(root.glob("*/study.json")):
-        yield StudyFolder(root, path.parent.name)
+    for study_id in sorted(path.parent.name for path in root.glob("*/study.json")):
+        yield StudyFolder(root, study_id)
 
 
 def _record(folder: StudyFolder) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console
 
@@ -11,6 +10,7 @@ from ssprompt_core.models.official import check_official
 from ssprompt_core.text.classes import ClassTexts
 from ssprompt_platform.cluster import local_resources, resolve_resources
 from ssprompt_platform.config.schema import Config
+from ssprompt_platform.data_lock import DataLock
 from ssprompt_platform.embeddings import EmbeddingStore
 from ssprompt_platform.encode import missing_images
 from ssprompt_platform.estimate import estimate, trial_count
@@ -19,7 +19,7 @@ from ssprompt_platform.plan import StudyPlan, make_plan
 from ssprompt_platform.protocol import score_counts
 from ssprompt_platform.sealed import SealedDataset
 from ssprompt_platform.sources import SegmenterSource, build_dataset, embed_class_names
-from ssprompt_platform.storage import StudyFolder, storage_root
+from ssprompt_platform.storage import StudyFolder, storage_root, work_root
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Prepared:
         texts: Embedded class names.
         store: Image embeddings.
         plan: The work.
+        lock: Digests of the data.
         fingerprints: Identity of data and weights.
     """
 
@@ -44,6 +45,7 @@ class Prepared:
     texts: ClassTexts
     store: EmbeddingStore
     plan: StudyPlan
+    lock: DataLock
     fingerprints: dict[str, str]
 
 
@@ -56,25 +58,24 @@ def prepare(config: Config) -> Prepared:
     check_resume(config)
     root = storage_root(config.storage.root)
     # a dry run writes nothing, not even the caches of made images and embedded names
-    cache: Path | None = None if config.study.dry_run else root
-    unsealed = build_dataset(config.data, cache and cache / "data")
+    cache = None if config.study.dry_run else root
+    # made images are made again as fast as they are fetched: they stay on this machine
+    unsealed = build_dataset(config.data, None if cache is None else work_root(cache) / "data")
     plan = make_plan(config, unsealed)
     dataset = SealedDataset(unsealed)
     source = SegmenterSource.of(config.model)
     segmenter = source.build()
     check_official(source.name, source.checkpoint)
     texts = embed_class_names(
-        config.model.text_encoder, dataset.class_names, cache and cache / "texts"
+        config.model.text_encoder,
+        dataset.class_names,
+        None if cache is None else cache / "texts",
     )
     store = EmbeddingStore(root / "embeddings", segmenter.fingerprint)
-    fingerprints = identity(
-        dataset,
-        segmenter.fingerprint,
-        texts.fingerprint,
-        validation=config.study.selection == "holdout",
-    )
+    lock = DataLock.of(dataset, validation=config.study.selection == "holdout")
+    fingerprints = identity(lock, segmenter.fingerprint, texts.fingerprint)
     folder = find_study(config, fingerprints)
-    return Prepared(config, folder, dataset, source, texts, store, plan, fingerprints)
+    return Prepared(config, folder, dataset, source, texts, store, plan, lock, fingerprints)
 
 
 def describe(prepared: Prepared, console: Console) -> None:

@@ -22,6 +22,7 @@ from ssprompt_core.text.registry import (
     text_encoder_fingerprint,
 )
 from ssprompt_platform.config.schema import DataConfig, ModelConfig
+from ssprompt_platform.storage import Place
 from ssprompt_platform.texts import TextStore
 
 
@@ -82,7 +83,7 @@ def _build_once(source: SegmenterSource) -> Segmenter:
     return build_segmenter(source.name, source.checkpoint)
 
 
-def embed_class_names(name: str, class_names: Sequence[str], cache: Path | None) -> ClassTexts:
+def embed_class_names(name: str, class_names: Sequence[str], cache: Place | None) -> ClassTexts:
     """Embed the class names once, in the driver, or read what an earlier study stored.
 
     Args:

@@ -15,13 +15,14 @@ from ssprompt_core.errors import UserError
 from ssprompt_platform.bench import Bench, fit_settings
 from ssprompt_platform.cluster import Resources, connected, resolve_resources
 from ssprompt_platform.config import load_config
+from ssprompt_platform.doctor import check_storage
 from ssprompt_platform.encode import encode_missing
 from ssprompt_platform.explain import plan_facts, remarks
 from ssprompt_platform.failures import IncompleteStudyError, stops_named
 from ssprompt_platform.final import FinalBench, read_failed, run_final_fits
-from ssprompt_platform.identity import begin, flat_config
+from ssprompt_platform.identity import begin
 from ssprompt_platform.live import SearchView
-from ssprompt_platform.ownership import owned
+from ssprompt_platform.ownership import lost, owned
 from ssprompt_platform.plan import Group
 from ssprompt_platform.prepare import Prepared, describe, prepare
 from ssprompt_platform.progress import Progress
@@ -34,8 +35,16 @@ from ssprompt_platform.search.records import read_trials
 from ssprompt_platform.search.space import search_space
 from ssprompt_platform.search.tuning import run_search, trainable
 from ssprompt_platform.search.work import TrainedWork
-from ssprompt_platform.storage import StudyFolder, in_ray_job, write_json
-from ssprompt_platform.tracking import Tracker, tracking_uri
+from ssprompt_platform.storage import (
+    Mirror,
+    StorageError,
+    StudyFolder,
+    in_ray_job,
+    read_json,
+    storage_root,
+    write_json,
+)
+from ssprompt_platform.tracking import Tracker, check_tracking, start_tracker
 
 PICTURED = 4
 """Test images in the overlay pictures."""
@@ -59,10 +68,18 @@ def run_study(arguments: Sequence[str], studies: Path, console: Console) -> Stud
     """
     progress = Progress(console)
     with progress.timed("prepare"):
-        prepared = prepare(load_config(arguments, studies))
+        config = load_config(arguments, studies)
+        try:
+            if not config.study.dry_run:
+                check_storage(storage_root(config.storage.root))
+            prepared = prepare(config)
+        except StorageError as error:
+            raise UserError(str(error)) from error
     if prepared.config.study.dry_run:
         describe(prepared, console)
         return prepared.folder
+    with progress.timed("check mlflow"):
+        check_tracking(prepared.config, prepared.folder)
     if in_ray_job():
         progress.say(f"running as a Ray job; results are kept in {prepared.folder.root}")
     with ExitStack() as stack:
@@ -76,19 +93,30 @@ def run_study(arguments: Sequence[str], studies: Path, console: Console) -> Stud
                     "search.budget.gpu_hours is set, but the workers get no GPU, so it would never "
                     "end the search; use search.budget.minutes"
                 )
-        prepared = replace(prepared, folder=stack.enter_context(owned(prepared.folder)))
+        held = stack.enter_context(owned(prepared.folder, say=progress.say))
+        prepared = replace(prepared, folder=held)
         stack.enter_context(stops_named(prepared.config, prepared.folder))
         progress.say(_begin(prepared))
         with progress.timed("start mlflow"):
-            tracker = _tracker(prepared)
-        try:
+            tracker = start_tracker(prepared, progress.say)
+        # its end closes the runs, and waits for what is still to be told
+        with tracker:
             missing = _run(prepared, resources, progress, tracker)
-        except BaseException as error:
-            tracker.abandon("FAILED" if isinstance(error, Exception) else "KILLED")
-            raise
     if missing:
         raise IncompleteStudyError("; ".join(missing))
     return prepared.folder
+
+
+def _mirrored(folder: StudyFolder) -> Mirror:
+    """Keep the history of the search in the storage; what is there counts where it is newer."""
+    mirror = Mirror(
+        folder.optuna,
+        folder.optuna_copy,
+        lineage=str(read_json(folder.record)["uid"]),
+        allowed=lambda: not lost(folder),
+    )
+    mirror.fetch()
+    return mirror
 
 
 def _begin(prepared: Prepared) -> str:
@@ -102,6 +130,7 @@ def _begin(prepared: Prepared) -> str:
         facts=plan_facts(config, plan, prepared.dataset),
         protocol=protocol(config, plan, prepared.dataset),
         remarks=remarks(config, plan),
+        lock=prepared.lock,
     ).sentence
 
 
@@ -167,17 +196,17 @@ def _search(
         folder.spent,
         bench.resources.gpus_per_worker * config.train.workers_per_trial,
     )
-    searcher = GroupedSearch(plan, config, folder, budget)
-    view = SearchView(
-        progress.console,
-        searcher.totals(),
-        read_trials(folder),
-        minutes=config.search.budget.minutes,
-        spent_minutes=budget.minutes,
-    )
-    with progress.timed("search"), view:
-        searcher.observe(tracker, view)
-        run_search(searcher, trial, folder, config.search.max_concurrent)
+    with progress.timed("search"), _mirrored(folder) as mirror:
+        searcher = GroupedSearch(plan, config, folder, budget, mirror.touch)
+        with SearchView(
+            progress.console,
+            searcher.totals(),
+            read_trials(folder),
+            minutes=config.search.budget.minutes,
+            spent_minutes=budget.minutes,
+        ) as view:
+            searcher.observe(tracker, view)
+            run_search(searcher, trial, folder, config.search.max_concurrent, view.say)
     return best | searcher.best()
 
 
@@ -203,15 +232,3 @@ def _on_front(
         if not groups:
             failed.append(method)
     return kept, failed
-
-
-def _tracker(prepared: Prepared) -> Tracker:
-    config, folder = prepared.config, prepared.folder
-    return Tracker(
-        tracking_uri(config, folder),
-        config.tracking.experiment,
-        folder.root / "mlflow-artifacts",
-        folder.study_id,
-        folder.study_id,
-        {"kind": "study", **flat_config(config), **prepared.fingerprints},
-    )

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ssprompt_core.text.classes import TEMPLATES, ClassTexts
-from ssprompt_platform.storage import write_whole
+from ssprompt_platform.storage import Place, local_file, write_whole
 
 
 class TextStore:
@@ -25,10 +24,10 @@ class TextStore:
         folder: Folder of the store; made when something is put there.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Place) -> None:
         self.folder = folder
 
-    def path(self, fingerprint: str, names: Sequence[str]) -> Path:
+    def path(self, fingerprint: str, names: Sequence[str]) -> Place:
         """File of a class list, whether it exists or not."""
         content = json.dumps([fingerprint, list(names), TEMPLATES])
         return self.folder / f"{hashlib.sha256(content.encode()).hexdigest()}.safetensors"
@@ -48,7 +47,7 @@ class TextStore:
         None where there are none, or the file is damaged.
         """
         try:
-            with safe_open(self.path(fingerprint, names), "pt") as file:
+            with local_file(self.path(fingerprint, names)) as path, safe_open(path, "pt") as file:
                 tensors = {name: file.get_tensor(name) for name in ("plain", "ensemble")}
                 expected = file.metadata()["sha256"]
         except (OSError, SafetensorError, KeyError, TypeError):

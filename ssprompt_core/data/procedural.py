@@ -73,6 +73,11 @@ class ProceduralDataset(SegmentationDataset):
         """The class map, uint8 ``[96, 96]``."""
         return self._read(image_id)[1]
 
+    @property
+    def folder(self) -> Path | None:
+        """Folder in which these scenes are kept; None: nowhere."""
+        return self._folder
+
     def digest(self, image_id: str) -> str:
         """SHA-256 of the pixels."""
         return hashlib.sha256(self.image(image_id).tobytes()).hexdigest()

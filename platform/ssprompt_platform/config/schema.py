@@ -308,7 +308,9 @@ class StorageConfig:
     """Where everything is kept."""
 
     root: str = _option(
-        "runs", "folder of embeddings, studies and MLflow; a Ray job resolves it below ~/ssprompt"
+        "runs",
+        "folder of embeddings, studies and MLflow, which a Ray job resolves below ~/ssprompt; or "
+        "s3://bucket/prefix, with endpoint and credentials in the standard AWS_* variables",
     )
 
 
@@ -316,8 +318,25 @@ class StorageConfig:
 class TrackingConfig:
     """MLflow."""
 
-    uri: str = _option("", "tracking server or database; empty: sqlite in the storage root")
+    uri: str = _option(
+        "",
+        "tracking server or database; empty: MLFLOW_TRACKING_URI of the environment, else sqlite "
+        "in the storage root (in the folder runs, where that is a bucket)",
+    )
     experiment: str = _option("ssprompt", "MLflow experiment")
+    must_answer: bool = _option(
+        True,
+        "refuse to begin where MLflow does not answer; false: values wait on disk until it does",
+    )
+    patience: float = _option(
+        60.0, "seconds that the end of a study waits for an MLflow that does not get on", low=0
+    )
+    register: bool = _option(
+        True, "register the best learned prompts, chosen by the search, as a version of a model"
+    )
+    model: str = _option(
+        "", "name of that model in the registry; empty: ssprompt- and the study's name"
+    )
 
 
 @dataclass

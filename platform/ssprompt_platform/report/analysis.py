@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,7 +35,7 @@ from ssprompt_platform.report.prompt_tables import (
     write_csv,
 )
 from ssprompt_platform.shown import ShownImage
-from ssprompt_platform.storage import StudyFolder, write_text
+from ssprompt_platform.storage import Place, StudyFolder, write_text
 
 _ATTENTION_IMAGES = 3
 
@@ -45,7 +44,7 @@ _ATTENTION_IMAGES = 3
 class Exhibit:
     """A picture or table, and how to read it in one line."""
 
-    path: Path
+    path: Place
     reading: str
 
 
@@ -107,7 +106,7 @@ def main_method(methods: Sequence[str]) -> str:
     return "ssprompt" if "ssprompt" in learning else (learning or list(methods))[-1]
 
 
-def index_path(folder: StudyFolder) -> Path:
+def index_path(folder: StudyFolder) -> Place:
     """The list of a study's pictures and tables."""
     return folder.path / "analysis.md"
 
@@ -117,7 +116,7 @@ def write_index(
     exhibits: Sequence[Exhibit],
     missing: Sequence[str],
     remarks: Sequence[str] = (),
-) -> Path:
+) -> Place:
     """Write ``analysis.md``, which lists everything with a line on how to read it.
 
     ``remarks`` are what every table and picture of the study must say.
@@ -129,7 +128,7 @@ def write_index(
         lines += [f"## {title}", ""]
         for exhibit in exhibits:
             if exhibit.path.suffix == suffix:
-                name = exhibit.path.relative_to(folder.path).as_posix()
+                name = str(exhibit.path).removeprefix(f"{folder.path}/")
                 lines.append(f"- [{name}]({name}): {exhibit.reading}")
         lines.append("")
     if missing:
@@ -140,7 +139,7 @@ def write_index(
     return path
 
 
-def _tables(prepared: Prepared) -> Path:
+def _tables(prepared: Prepared) -> Place:
     return prepared.folder.path / "tables"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from ssprompt_platform.plan import Group
 from ssprompt_platform.report.gather import StudyData
 from ssprompt_platform.stats.paired import Paired, holm, pair
 from ssprompt_platform.stats.words import chance, count, share, span
-from ssprompt_platform.storage import StudyFolder
+from ssprompt_platform.storage import Place, StudyFolder
 
 _NAMES = frozenset({"study.name"})
 _PARTS = {
@@ -115,7 +116,7 @@ def _sentence(row: Mapping[str, Any], why: str, first: str, second: str) -> str:
 
 def _check_comparable(first: StudyData, second: StudyData) -> None:
     names = f"{first.id} and {second.id} cannot be compared"
-    if first.folder.path.resolve() == second.folder.path.resolve():
+    if _same_place(first.folder.path, second.folder.path):
         raise UserError(f"{names}: they are the same study; name two")
     if first.record["fingerprints"]["data"] != second.record["fingerprints"]["data"]:
         raise UserError(
@@ -157,6 +158,12 @@ def _same_draws(
             == _support(second.folder, number, group.shots)
         ]
     return list(numbers)
+
+
+def _same_place(first: Place, second: Place) -> bool:
+    if isinstance(first, Path) and isinstance(second, Path):
+        return first.resolve() == second.resolve()
+    return first == second
 
 
 def _support(folder: StudyFolder, number: int, shots: int) -> frozenset[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from ssprompt_core.data.dataset import IGNORE
 from ssprompt_platform.report.figures_base import limit_to_iou, method_styles, short
-from ssprompt_platform.storage import write_whole
+from ssprompt_platform.storage import Place, write_whole
 
 # seventeen hues that stay apart on white, then repeated for more classes
 _PALETTE = np.array(
@@ -39,7 +38,7 @@ def colour_labels(label_HW: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return colours
 
 
-def learning_curve(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> None:
+def learning_curve(path: Place, rows: Sequence[Mapping[str, Any]], title: str) -> None:
     """The figure of :func:`curve_figure` as a PNG."""
     figure = curve_figure(rows)
     figure.suptitle(title, fontsize=10)
@@ -81,7 +80,7 @@ def curve_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def overlay(
-    path: Path,
+    path: Place,
     image_HW3: NDArray[np.uint8],
     truth_HW: NDArray[np.uint8],
     predicted: Mapping[str, NDArray[np.uint8]],
@@ -150,7 +149,7 @@ def tint(image_HW3: NDArray[np.uint8], label_HW: NDArray[np.uint8]) -> NDArray[n
     return tinted
 
 
-def save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Place) -> None:
     """Write a figure as a PNG, whole or not at all."""
     FigureCanvasAgg(figure)
     write_whole(path, lambda temporary: figure.savefig(temporary, format="png"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -16,6 +15,7 @@ from matplotlib.patches import Patch
 from ssprompt_platform.report.figures import class_legend, save
 from ssprompt_platform.report.figures_shown import prediction_panels
 from ssprompt_platform.shown import ShownImage
+from ssprompt_platform.storage import Place
 
 _MEANS = ("mIoU", "mean")
 _MOST_NUMBERED = 30
@@ -23,7 +23,7 @@ _MOST_NUMBERED = 30
 
 
 def class_heatmap(
-    path: Path,
+    path: Place,
     rows: Sequence[Mapping[str, Any]],
     per_class: Sequence[Mapping[str, Any]],
     shots: int,
@@ -115,7 +115,7 @@ def _number(axes: Axes, x: int, y: int, cell: Mapping[str, Any], bold: bool) -> 
     axes.text(x, y + 0.25, f"±{half:.2f}", va="center", fontsize=5, **style)
 
 
-def weight_strips(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> None:
+def weight_strips(path: Place, rows: Sequence[Mapping[str, Any]], title: str) -> None:
     """Learned weights of every prompt and class over K and draws, as a PNG.
 
     Args:
@@ -192,7 +192,7 @@ def _strips(
 
 
 def failure_cases(
-    path: Path, failures: Sequence[ShownImage], class_names: Sequence[str], title: str
+    path: Place, failures: Sequence[ShownImage], class_names: Sequence[str], title: str
 ) -> None:
     """Image, ground truth, prediction and errors of some images, a row each, as a PNG."""
     heights = [2.1 * min(1.5, f.image.shape[0] / f.image.shape[1]) + 0.2 for f in failures]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from ssprompt_platform.report.figures import save
+from ssprompt_platform.storage import Place
 
 _MOST_PROMPTS = 16
 _LEAST, _MOST = 0.2, 20.0
@@ -40,7 +40,7 @@ class AttentionMaps:
     learned: NDArray[np.float32]
 
 
-def mean_attention(path: Path, images: Sequence[AttentionMaps], title: str) -> None:
+def mean_attention(path: Place, images: Sequence[AttentionMaps], title: str) -> None:
     """Mean over the prompts, default beside learned, a row per image, as a PNG."""
     ratio = [min(1.5, maps.image.shape[0] / maps.image.shape[1]) for maps in images]
     figure = Figure(figsize=(8.4, 2.4 * sum(ratio) + 1.1), dpi=130, layout="constrained")
@@ -61,7 +61,7 @@ def mean_attention(path: Path, images: Sequence[AttentionMaps], title: str) -> N
     save(figure, path)
 
 
-def prompt_attention(path: Path, maps: AttentionMaps, title: str) -> None:
+def prompt_attention(path: Place, maps: AttentionMaps, title: str) -> None:
     """The map of each prompt on one image, default beside learned, as a PNG."""
     count = len(maps.points)
     # too many to read: an even choice

@@ -6,7 +6,6 @@ import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -17,7 +16,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from ssprompt_platform.storage import write_whole
+from ssprompt_platform.storage import Place, write_whole
 
 INK, QUIET = "#222222", "#767676"
 WARNING = "#b3261e"
@@ -69,8 +68,8 @@ class Picture:
         height: Height there.
     """
 
-    png: Path
-    svg: Path
+    png: Place
+    svg: Place
     vector: bool
     width: int
     height: int
@@ -86,7 +85,7 @@ class Album:
         remarks: Sentences that a reader of any figure has to know.
     """
 
-    folder: Path
+    folder: Place
     study: str
     remarks: Sequence[str] = ()
 

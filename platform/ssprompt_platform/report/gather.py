@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ssprompt_core.errors import UserError
@@ -16,7 +15,7 @@ from ssprompt_platform.report.front import front_rows
 from ssprompt_platform.report.statistics import study_statistics
 from ssprompt_platform.report.tables import make_per_class, make_rows
 from ssprompt_platform.search.records import TrialRecord, read_trials
-from ssprompt_platform.storage import StudyFolder, read_json
+from ssprompt_platform.storage import Place, StudyFolder, child_names, read_json
 
 SEARCH = "search"
 """Key of ``ended_by`` for what ended the whole search."""
@@ -165,7 +164,7 @@ def _study_record(folder: StudyFolder) -> dict[str, Any]:
     return record
 
 
-def _read(path: Path) -> Any:
+def _read(path: Place) -> Any:
     try:
         return read_json(path)
     except (OSError, ValueError) as error:
@@ -174,14 +173,17 @@ def _read(path: Path) -> Any:
 
 def _fits(
     folder: StudyFolder,
-    place: Callable[[Path, FitKey], Path],
+    place: Callable[[Place, FitKey], Place],
     planned: Sequence[FitKey],
     chosen: Mapping[str, Mapping[str, Any]],
     searched: Collection[Group],
 ) -> dict[FitKey, dict[str, Any]]:
     """Records by fit, in order; without those of settings that are no longer the chosen ones."""
+    there = child_names(folder.fits)
     found = {
-        key: _read(path) for key in sorted(planned) if (path := place(folder.fits, key)).is_file()
+        key: _read(path)
+        for key in sorted(planned)
+        if (path := place(folder.fits, key)).name in there
     }
     return {
         key: record

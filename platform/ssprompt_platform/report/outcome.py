@@ -13,8 +13,7 @@ from rich.console import Console
 
 from ssprompt_platform.encode import Encoded
 from ssprompt_platform.final import FinalBench
-from ssprompt_platform.fit_files import load_shown, prompts_path
-from ssprompt_platform.plan import Group
+from ssprompt_platform.fit_files import load_shown
 from ssprompt_platform.prepare import Prepared
 from ssprompt_platform.report.analysis import Exhibit, analyse, index_path, shown_fits, write_index
 from ssprompt_platform.report.figures import learning_curve, overlay
@@ -23,9 +22,10 @@ from ssprompt_platform.report.page import write_page
 from ssprompt_platform.report.parquet import write_tables
 from ssprompt_platform.report.printed import from_here, print_results, say
 from ssprompt_platform.report.results import results_of
-from ssprompt_platform.report.tables import draws_of, versions
-from ssprompt_platform.storage import write_json
-from ssprompt_platform.tracking import Tracker, tracking_uri
+from ssprompt_platform.report.tables import versions
+from ssprompt_platform.storage import safe_name, write_json
+from ssprompt_platform.tracking import Tracker
+from ssprompt_platform.tracking.record import record_study
 
 Outcome = dict[str, Any]
 
@@ -42,7 +42,7 @@ def publish(
     data = gather(folder)
     analysis = analyse(prepared, final, data.fits, data.rows, data.per_class)
     outcome = results_of(data)
-    outcome["study"] |= _run_record(prepared, final, encoded)
+    outcome["study"] |= {**_run_record(prepared, final, encoded), **tracker.where()}
     outcome |= {
         "analysis": analysis.record,
         "versions": versions(),
@@ -54,14 +54,8 @@ def publish(
     write_json(folder.latest, outcome)
     write_tables(data)
     write_page(data)
-    for row in data.rows:
-        group = Group(row["method"], row["shots"])
-        keys = [key for key in data.fits if key.group == group]
-        prompts = [prompts_path(folder.fits, key) for key in keys]
-        tracker.final(group, row, draws_of(group, data.fits), prompts)
     pictures = [exhibit.path for exhibit in exhibits]
-    tracker.attach(folder.report)
-    tracker.finish(data.rows, [folder.results, index, *pictures])
+    record_study(tracker, prepared, final, data, [folder.results, index, *pictures])
     return outcome
 
 
@@ -76,6 +70,7 @@ def summarise(outcome: Outcome, console: Console) -> None:
         "learned prompts": f"{study['prompts']}/*.safetensors",
         "analysis": study["analysis"],
         "MLflow UI": study["mlflow_command"],
+        **({"MLflow view": study["mlflow_view"]} if study["mlflow_view"] else {}),
         "report again": study["report_command"],
         "seconds": f"{outcome['seconds']['total']:.0f}",
     }.items():
@@ -85,7 +80,6 @@ def summarise(outcome: Outcome, console: Console) -> None:
 def _run_record(prepared: Prepared, final: FinalBench, encoded: Encoded) -> dict[str, Any]:
     """What the run that ended the study adds: its workers, and where things lie."""
     folder = prepared.folder
-    uri = tracking_uri(prepared.config, folder)
     python = Path(sys.executable)
     report = (str(python), "jobs/report.py", str(folder.path))
     return {
@@ -96,8 +90,6 @@ def _run_record(prepared: Prepared, final: FinalBench, encoded: Encoded) -> dict
         "prompts": str(folder.fits),
         "analysis": str(index_path(folder)),
         "pictures": str(folder.pictures),
-        "mlflow_uri": uri,
-        "mlflow_command": f"{python.parent}/mlflow ui --backend-store-uri {uri}",
         "report_command": shlex.join(report),
     }
 
@@ -133,12 +125,8 @@ def _overlays(prepared: Prepared, final: FinalBench, data: StudyData) -> list[Ex
         if not of_image:
             continue
         first = next(iter(of_image.values()))
-        path = folder.pictures / f"overlay-k{largest}-{_safe(image_id)}.png"
+        path = folder.pictures / f"overlay-k{largest}-{safe_name(image_id)}.png"
         predicted = {method: image.predicted for method, image in of_image.items()}
         overlay(path, first.image, first.truth, predicted, data.facts["classes"])
         exhibits.append(Exhibit(path, f"predictions of all methods at K = {largest}, draw 0"))
     return exhibits
-
-
-def _safe(image_id: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_." else "_" for c in image_id)

@@ -7,7 +7,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib import resources
-from pathlib import Path
 
 import jinja2
 
@@ -30,10 +29,10 @@ from ssprompt_platform.report.page_compare import (
 from ssprompt_platform.report.page_record import record_sections
 from ssprompt_platform.report.page_results import result_sections
 from ssprompt_platform.report.page_search import search_sections
-from ssprompt_platform.storage import write_text
+from ssprompt_platform.storage import Place, write_text
 
 
-def write_page(data: StudyData, output: Path | None = None) -> Path:
+def write_page(data: StudyData, output: Place | None = None) -> Place:
     """Write ``index.html`` and ``figures/*.png`` and ``*.svg``.
 
     Args:
@@ -67,7 +66,7 @@ def write_page(data: StudyData, output: Path | None = None) -> Path:
     return path
 
 
-def write_comparison(comparison: Comparison, path: Path) -> Path:
+def write_comparison(comparison: Comparison, path: Place) -> Place:
     """Write a page on two studies, and its figures into ``figures`` beside it.
 
     Args:

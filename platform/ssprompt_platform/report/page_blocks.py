@@ -6,12 +6,12 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Literal
 
 from PIL import Image
 
 from ssprompt_platform.report.figures_base import Picture
+from ssprompt_platform.storage import Place
 
 
 @dataclass(frozen=True)
@@ -150,15 +150,15 @@ def exhibit(
     )  # fmt: skip
 
 
-def photo_uri(path: Path) -> str:
+def photo_uri(path: Place) -> str:
     """A PNG that shows photographs as a data URI of a WebP: a tenth of its size."""
     pixels = io.BytesIO()
-    with Image.open(path) as picture:
+    with Image.open(io.BytesIO(path.read_bytes())) as picture:
         picture.convert("RGB").save(pixels, format="WEBP", quality=88)
     return f"data:image/webp;base64,{base64.b64encode(pixels.getvalue()).decode()}"
 
 
-def data_uri(path: Path) -> str:
+def data_uri(path: Place) -> str:
     """A PNG or SVG file as a data URI."""
     kind = {".svg": "image/svg+xml", ".png": "image/png"}[path.suffix]
     return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -35,6 +35,7 @@ from ssprompt_platform.report.page_blocks import (
 )
 from ssprompt_platform.report.page_tables import comparison_rows, score_rows
 from ssprompt_platform.shown import ShownImage
+from ssprompt_platform.storage import Place
 
 _MOST_OVERLAYS = 3
 # pictures of what was learned, made when a study ends: file, title, how to read it
@@ -195,8 +196,8 @@ def _pictures(data: StudyData) -> list[Block]:
     return blocks
 
 
-def _as_it_is(path: Path, title: str, caption: str, remarks: Sequence[str]) -> Exhibit:
-    with Image.open(path) as picture:
+def _as_it_is(path: Place, title: str, caption: str, remarks: Sequence[str]) -> Exhibit:
+    with Image.open(io.BytesIO(path.read_bytes())) as picture:
         width, height = picture.size
     # made at 150 pixels an inch
     scale = 96 / 150

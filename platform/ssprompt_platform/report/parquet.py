@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -13,10 +12,10 @@ import pyarrow.parquet as pq
 
 from ssprompt_platform.report import schemas
 from ssprompt_platform.report.gather import StudyData
-from ssprompt_platform.storage import write_whole
+from ssprompt_platform.storage import Place, write_whole
 
 
-def write_tables(data: StudyData, output: Path | None = None) -> list[Path]:
+def write_tables(data: StudyData, output: Place | None = None) -> list[Place]:
     """Write all tables of a study, each whole or not at all; a table may have no rows.
 
     Args:

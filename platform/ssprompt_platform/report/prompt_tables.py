@@ -5,18 +5,17 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor
 
 from ssprompt_core.analysis.names import name_similarity
 from ssprompt_core.methods import METHODS
 from ssprompt_platform.fit_files import prompts_path, record_path
 from ssprompt_platform.plan import FitKey, Group, StudyPlan
-from ssprompt_platform.storage import write_text
+from ssprompt_platform.storage import Place, child_names, write_text
 
 Prompts = Mapping[str, Tensor]
 """Tensors of a fit as ``save_prompts`` names them."""
@@ -24,12 +23,13 @@ Prompts = Mapping[str, Tensor]
 _NEAREST = 3
 
 
-def read_prompts(plan: StudyPlan, fits: Path) -> dict[FitKey, Prompts]:
+def read_prompts(plan: StudyPlan, fits: Place) -> dict[FitKey, Prompts]:
     """Prompts of each finished fit that has some, in the order of methods, K and draws."""
     order = {group: number for number, group in enumerate(plan.groups)}
-    done = [key for key in plan.fits if record_path(fits, key).is_file()]
+    there = child_names(fits)
+    done = [key for key in plan.fits if record_path(fits, key).name in there]
     keys = sorted(done, key=lambda key: (order[key.group], key.draw))
-    read = {key: load_file(prompts_path(fits, key)) for key in keys}
+    read = {key: load(prompts_path(fits, key).read_bytes()) for key in keys}
     return {key: tensors for key, tensors in read.items() if "resolved.names" in tensors}
 
 
@@ -150,7 +150,7 @@ def flat_names(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return flat
 
 
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_csv(path: Place, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows with the same keys as a CSV file, whole or not at all; numbers to 6 digits."""
     text = io.StringIO()
     table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")

@@ -21,7 +21,7 @@ from ssprompt_platform.report.printed import (
     say,
 )
 from ssprompt_platform.report.results import results_of
-from ssprompt_platform.storage import StudyFolder, storage_root
+from ssprompt_platform.storage import Place, S3Path, StudyFolder, safe_name, storage_root
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class ReportOptions:
     """What is asked of a report.
 
     Attributes:
-        study: Id of a study below ``root``, or its folder.
+        study: Id of a study below ``root``, or its folder or S3 address.
         second: Another one to compare with.
         root: Storage root.
         target: mIoU whose price in labels is asked for; none: the most telling ones.
@@ -43,7 +43,7 @@ class ReportOptions:
     output: Path | None = None
 
 
-def make_report(options: ReportOptions, console: Console) -> Path:
+def make_report(options: ReportOptions, console: Console) -> Place:
     """Write the report, print what it says, and return the page.
 
     Raises:
@@ -55,8 +55,8 @@ def make_report(options: ReportOptions, console: Console) -> Path:
             raise UserError(f"--target is {target:g}, but must be an mIoU between 0 and 1")
     folders = [find_study(word, options.root) for word in (options.study, options.second) if word]
     studies = [gather(folder, options.target) for folder in folders]
-    output = options.output or folders[0].report
-    if output.exists() and not output.is_dir():
+    output: Place = options.output or folders[0].report
+    if isinstance(output, Path) and output.exists() and not output.is_dir():
         raise UserError(f"--output is {output}, which is a file; name a folder")
     if len(studies) == 1:
         return _one(studies[0], output, options.target, console)
@@ -69,11 +69,19 @@ def find_study(word: str, root: str) -> StudyFolder:
     Raises:
         UserError: There is none; the message names the nearest id.
     """
+    if word.startswith("s3://"):
+        place = S3Path.parse(word)
+        if place.key and StudyFolder(place.parent, place.name).record.is_file():
+            return StudyFolder(place.parent, place.name)
+        raise UserError(f"there is no study in {place}: it holds no study.json")
     storage, path = storage_root(root), Path(word).expanduser()
-    for folder in ((storage / word).resolve(), path.resolve()):
-        # the root itself is no study, whatever lies in it
-        if folder != storage.resolve() and (folder / "study.json").is_file():
-            return StudyFolder(folder.parent, folder.name)
+    if isinstance(storage, Path):
+        for folder in ((storage / word).resolve(), path.resolve()):
+            # the root itself is no study, whatever lies in it
+            if folder != storage.resolve() and (folder / "study.json").is_file():
+                return StudyFolder(folder.parent, folder.name)
+    elif word == safe_name(word) and StudyFolder(storage, word).record.is_file():
+        return StudyFolder(storage, word)
     if path.is_dir():
         raise UserError(f"{path} holds no study.json, so it is no study's folder")
     known = sorted(record.parent.name for record in storage.glob("*/study.json"))
@@ -81,7 +89,7 @@ def find_study(word: str, root: str) -> StudyFolder:
     raise UserError(f"there is no study '{word}' in {storage}{nearest(word, known)}; {there}")
 
 
-def _one(data: StudyData, output: Path, targets: Sequence[float], console: Console) -> Path:
+def _one(data: StudyData, output: Place, targets: Sequence[float], console: Console) -> Place:
     write_tables(data, output)
     page = write_page(data, output)
     print_results(console, results_of(data), targets)
@@ -89,7 +97,9 @@ def _one(data: StudyData, output: Path, targets: Sequence[float], console: Conso
     return page
 
 
-def _two(comparison: Comparison, output: Path, targets: Sequence[float], console: Console) -> Path:
+def _two(
+    comparison: Comparison, output: Place, targets: Sequence[float], console: Console
+) -> Place:
     first, second = comparison.first, comparison.second
     page = output / f"compare-{second.id}.html"
     write_comparison(comparison, page)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
 import optuna
 from optuna.study import StudyDirection
@@ -13,7 +12,7 @@ from optuna.terminator import RegretBoundEvaluator
 from optuna.trial import FrozenTrial, TrialState
 
 from ssprompt_platform.config.schema import BudgetConfig
-from ssprompt_platform.storage import read_json, write_json
+from ssprompt_platform.storage import Place, read_json, write_json
 
 
 class Budget:
@@ -25,7 +24,7 @@ class Budget:
         gpus: GPUs that a trial holds.
     """
 
-    def __init__(self, config: BudgetConfig, path: Path, gpus: float) -> None:
+    def __init__(self, config: BudgetConfig, path: Place, gpus: float) -> None:
         self._config, self._path, self._gpus = config, path, gpus
         used = read_json(path) if path.is_file() else {}
         self._minutes = float(used.get("minutes", 0.0))

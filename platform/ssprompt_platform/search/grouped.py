@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import optuna
@@ -49,6 +49,7 @@ class GroupedSearch(Searcher):  # type: ignore[misc]  # Ray ships no types
         config: The whole configuration.
         folder: Of the study.
         budget: What the search may use.
+        changed: Called after trials were proposed, and after one ended: the database has changed.
     """
 
     def __init__(
@@ -57,11 +58,12 @@ class GroupedSearch(Searcher):  # type: ignore[misc]  # Ray ships no types
         config: Config,
         folder: StudyFolder,
         budget: Budget,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
         # without a metric: Tune would insist on it in every epoch's report
         super().__init__()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._config, self._budget = config, budget
+        self._config, self._budget, self._changed = config, budget, changed
         self._observers: tuple[Observer, ...] = ()
         folder.optuna.parent.mkdir(parents=True, exist_ok=True)
         storage = open_storage(folder.optuna)
@@ -148,6 +150,7 @@ class GroupedSearch(Searcher):  # type: ignore[misc]  # Ray ships no types
             seconds=float(result["seconds"]),
         )
         self._budget.used(float(result["seconds"]))
+        self._changed()
 
     def interrupted(self) -> list[str]:
         """Keys of trials that were started here and have no end."""
@@ -201,6 +204,7 @@ class GroupedSearch(Searcher):  # type: ignore[misc]  # Ray ships no types
             return False
         together = min(self._config.search.together, part.remaining())
         self._waiting[name].extend(part.propose(together))
+        self._changed()
         return True
 
     def _warm(self, part: Proposals) -> bool:

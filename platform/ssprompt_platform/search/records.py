@@ -11,7 +11,7 @@ from typing import Any, Literal
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from ssprompt_platform.storage import StudyFolder
+from ssprompt_platform.storage import S3Path, StudyFolder, write_whole
 
 State = Literal["complete", "pruned", "failed", "duplicate", "running"]
 
@@ -96,9 +96,14 @@ def read_trials(folder: StudyFolder) -> list[TrialRecord]:
 
 def read_studies(folder: StudyFolder) -> dict[str, optuna.Study]:
     """The Optuna studies of a study by their names without the study's id."""
-    if not folder.optuna.is_file():
+    if not folder.optuna_copy.is_file():
         return {}
-    storage = open_storage(folder.optuna)
+    database = folder.optuna
+    if isinstance(folder.optuna_copy, S3Path):
+        # whoever runs the study has a database of its own on this machine, or on another
+        database = folder.work / "read" / folder.optuna.name
+        write_whole(database, folder.optuna_copy.download)
+    storage = open_storage(database)
     # a folder that was renamed still holds the studies of its former id
     return {
         name.partition("/")[2]: optuna.load_study(study_name=name, storage=storage)

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +18,7 @@ from ssprompt_platform.plan import Group
 from ssprompt_platform.scoring import miou_of
 from ssprompt_platform.search.pruning import Rules
 from ssprompt_platform.search.records import State
+from ssprompt_platform.storage import Place, StorageError
 
 Report = Callable[[dict[str, Any]], None]
 """Takes the values of an epoch, or, last of all, those of the trial."""
@@ -76,7 +76,7 @@ class Work(Protocol):
 
 
 @dataclass(frozen=True)
-class Place:
+class TrialPlace:
     """Where a trial keeps its state.
 
     Attributes:
@@ -87,7 +87,7 @@ class Place:
         writes: Whether this worker writes; of several that share a trial one does.
     """
 
-    folder: Path
+    folder: Place
     session: str
     alone: bool = True
     writes: bool = True
@@ -110,7 +110,7 @@ class _BeatenError(Exception):
     """Others did better at this point; the trial ends."""
 
 
-def run_trial(work: Work, task: TrialTask, place: Place, report: Report) -> None:
+def run_trial(work: Work, task: TrialTask, place: TrialPlace, report: Report) -> None:
     """Run a trial to its end, from its checkpoint where there is one.
 
     A fault of the trial is its result and raises nothing, where one worker does it alone.
@@ -123,19 +123,19 @@ def run_trial(work: Work, task: TrialTask, place: Place, report: Report) -> None
     report(trial.run())
 
 
-def give_up(work: Work, task: TrialTask, place: Place, cause: str) -> dict[str, Any]:
+def give_up(work: Work, task: TrialTask, place: TrialPlace, cause: str) -> dict[str, Any]:
     """The last report of a trial that failed where its own code could not tell."""
     trial = _Trial(work, task, place, lambda values: None)
     return trial.fail(cause)
 
 
-def last_report(work: Work, task: TrialTask, place: Place) -> dict[str, Any]:
+def last_report(work: Work, task: TrialTask, place: TrialPlace) -> dict[str, Any]:
     """The last report of a trial that has ended, from what it kept."""
     return _Trial(work, task, place, lambda values: None).last()
 
 
 class _Trial:
-    def __init__(self, work: Work, task: TrialTask, place: Place, report: Report) -> None:
+    def __init__(self, work: Work, task: TrialTask, place: TrialPlace, report: Report) -> None:
         self._work, self._task, self._place, self._send = work, task, place, report
         kept = checkpoints.load(place.folder)
         record, self._state = kept if kept is not None else ({}, None)
@@ -179,6 +179,8 @@ class _Trial:
                 self._save(None)
         except _BeatenError:
             self._end("pruned", progress.rungs[-1][1], None)
+        except StorageError:
+            raise  # no fault of the trial: it goes on when the storage is back
         except Exception as error:
             if not self._place.alone:
                 raise

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from ray import tune
 
 from ssprompt_platform.cluster import limit_threads
-from ssprompt_platform.search.trial import Place, TrialTask, Work, run_trial
+from ssprompt_platform.search.trial import TrialPlace, TrialTask, Work, run_trial
+from ssprompt_platform.storage import Place
 
 
 def trial_in_actor(
-    config: dict[str, Any], work: Work, trials: str, session: str, cpus: int
+    config: dict[str, Any], work: Work, trials: Place, session: str, cpus: int
 ) -> None:
     """Run the trial that Tune's ``config`` describes.
 
@@ -25,4 +25,4 @@ def trial_in_actor(
     """
     limit_threads(cpus)
     task = TrialTask.of(config)
-    run_trial(work, task, Place(Path(trials) / task.key, session), tune.report)
+    run_trial(work, task, TrialPlace(trials / task.key, session), tune.report)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -16,12 +15,13 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ssprompt_platform import attempts
 from ssprompt_platform.causes import cause_of
 from ssprompt_platform.cluster import limit_threads, prepare_environment
-from ssprompt_platform.search.trial import Place, TrialTask, give_up, last_report, run_trial
+from ssprompt_platform.search.trial import TrialPlace, TrialTask, give_up, last_report, run_trial
 from ssprompt_platform.search.work import TrainedWork
+from ssprompt_platform.storage import Place, ray_storage
 
 
 def trial_on_ray_train(
-    config: dict[str, Any], work: TrainedWork, trials: str, session: str, storage: str
+    config: dict[str, Any], work: TrainedWork, trials: Place, session: str, storage: Place
 ) -> None:
     """Run the trial that Tune's ``config`` describes.
 
@@ -34,7 +34,7 @@ def trial_on_ray_train(
     """
     prepare_environment()
     task = TrialTask.of(config)
-    place = Place(Path(trials) / task.key, session, alone=False)
+    place = TrialPlace(trials / task.key, session, alone=False)
     shared = ray.put(work)
     while (start := attempts.count(place.folder, session)) <= attempts.MOST:
         try:
@@ -54,7 +54,12 @@ def trial_on_ray_train(
 
 
 def _train(
-    config: dict[str, Any], work: TrainedWork, shared: Any, place: Place, name: str, storage: str
+    config: dict[str, Any],
+    work: TrainedWork,
+    shared: Any,
+    place: TrialPlace,
+    name: str,
+    storage: Place,
 ) -> None:
     train, resources = work.bench.train, work.bench.resources
     trainer = TorchTrainer(
@@ -67,7 +72,7 @@ def _train(
         ),
         # a fault is not tried again here: whether it may be, its cause decides
         run_config=ray.train.RunConfig(
-            name=name, storage_path=storage, callbacks=[TuneReportCallback()]
+            name=name, **ray_storage(storage), callbacks=[TuneReportCallback()]
         ),
     )
     trainer.fit()
@@ -96,6 +101,6 @@ def _trial_worker(given: dict[str, Any]) -> None:
     run_trial(
         work.shared(rank, world_size),
         TrialTask.of(given["config"]),
-        Place(own.folder, own.session, alone=False, writes=rank == 0),
+        TrialPlace(own.folder, own.session, alone=False, writes=rank == 0),
         ray.train.report,
     )
