@@ -23,7 +23,7 @@ from ssprompt_platform.report.parquet import write_tables
 from ssprompt_platform.report.printed import from_here, print_results, say
 from ssprompt_platform.report.results import results_of
 from ssprompt_platform.report.tables import versions
-from ssprompt_platform.storage import safe_name, write_json
+from ssprompt_platform.storage import S3Path, safe_name, write_json
 from ssprompt_platform.tracking import Tracker
 from ssprompt_platform.tracking.record import record_study
 
@@ -81,7 +81,10 @@ def _run_record(prepared: Prepared, final: FinalBench, encoded: Encoded) -> dict
     """What the run that ended the study adds: its workers, and where things lie."""
     folder = prepared.folder
     python = Path(sys.executable)
-    report = (str(python), "jobs/report.py", str(folder.path))
+    report = [str(python), "jobs/report.py", str(folder.path)]
+    if isinstance(folder.path, S3Path):
+        # a page in a bucket is not opened by a click
+        report += ["--output", f"{folder.study_id}-report"]
     return {
         "embeddings": asdict(encoded),
         "workers": asdict(final.bench.resources),
