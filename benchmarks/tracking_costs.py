@@ -121,10 +121,11 @@ def table(rates: Mapping[str, Mapping[str, list[float]]], journal: float) -> Tab
 
 
 def _rate(write: Callable[[int], int], seconds: float) -> float:
-    begun, done = time.perf_counter(), 0
-    while (passed := time.perf_counter() - begun) < seconds or not done:
+    begun, done, passed = time.perf_counter(), 0, 0.0
+    while passed < seconds:
         done += write(done)
-    return done / passed if passed > seconds else done / (time.perf_counter() - begun)
+        passed = time.perf_counter() - begun
+    return done / passed
 
 
 @contextmanager

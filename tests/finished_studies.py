@@ -58,7 +58,7 @@ def runs_by_key(folder: StudyFolder, client: MlflowClient | None = None) -> dict
 def metrics_by_key(
     folder: StudyFolder, client: MlflowClient | None = None
 ) -> dict[str, dict[str, list[tuple[int, float]]]]:
-    """All values of all runs, by step; one that was written twice shows."""
+    """All values of all runs but times, by step; one that was written twice shows."""
     client = client or client_of(folder)
     return {
         key: {
@@ -66,6 +66,7 @@ def metrics_by_key(
                 (m.step, m.value) for m in client.get_metric_history(run.info.run_id, name)
             )
             for name in run.data.metrics
+            if name != "fit.seconds"
         }
         for key, run in runs_by_key(folder, client).items()
     }
@@ -74,7 +75,7 @@ def metrics_by_key(
 def epochs_of(folder: StudyFolder, key: str) -> list[int]:
     """Steps at which a trial's run has a loss, as they were written."""
     run = runs_by_key(folder)[key].info.run_id
-    return [metric.step for metric in client_of(folder).get_metric_history(run, "loss")]
+    return [metric.step for metric in client_of(folder).get_metric_history(run, "train.loss")]
 
 
 def assert_finished(runs: Mapping[str, Run], keys: list[str]) -> None:

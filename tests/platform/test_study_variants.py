@@ -161,7 +161,7 @@ def test_an_extension_runs_the_difference_only(
     runs = runs_by_key(folder)
     assert_finished(runs, [*now, *(f"linear_probe-k{k}-final" for k in (2, 4))])
     final = runs["linear_probe-k2-final"].info.run_id
-    tested = client_of(folder).get_metric_history(final, "test.miou")
+    tested = client_of(folder).get_metric_history(final, "test.miou.draw")
     assert [metric.value for metric in sorted(tested, key=lambda m: m.step)] == rows[0]["draws"]
     # three folds of K = 4
     assert epochs_of(folder, "linear_probe-k4-t000") == list(range(1, 7))

@@ -210,7 +210,7 @@ def test_mlflow_holds_the_study_and_its_trials(finished: Finished) -> None:
     assert keys == sorted(["study", *trials, *finals])
     assert {run.info.status for run in runs} == {"FINISHED"}
     trial = next(run for run in runs if run.data.tags["trial.key"] == trials[0])
-    losses = client.get_metric_history(trial.info.run_id, "loss")
+    losses = client.get_metric_history(trial.info.run_id, "train.loss")
     assert [metric.step for metric in losses] == [1, 2]
     parent = next(run for run in runs if run.data.tags["trial.key"] == "study")
     kept = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import io
 import json
@@ -75,9 +76,12 @@ def to_yaml(content: Mapping[str, Any]) -> str:
 
 
 def write_per_class(
-    path: Path, group: Group, records: Sequence[Mapping[str, Any]], class_names: Sequence[str]
-) -> None:
-    """IoU by draw and class as Parquet; a class that no test label shows has none."""
+    folder: Path, group: Group, records: Sequence[Mapping[str, Any]], class_names: Sequence[str]
+) -> list[Path]:
+    """IoU by class and draw: as Parquet, a row each, and as CSV, which MLflow's UI shows.
+
+    A class that no test label shows has none.
+    """
     rows = [
         {
             "method": group.method,
@@ -90,7 +94,16 @@ def write_per_class(
         for name, iou in zip(class_names, record["iou"], strict=True)
     ]
     table = pa.Table.from_pylist(rows, schema=_PER_CLASS)
-    write_whole(path, lambda temporary: pq.write_table(table, temporary))
+    parquet, csv_file = folder / "per-class.parquet", folder / "per-class.csv"
+    write_whole(parquet, lambda temporary: pq.write_table(table, temporary))
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["class", *(f"draw {record['draw']}" for record in records)])
+    for c, name in enumerate(class_names):
+        ious = [record["iou"][c] for record in records]
+        writer.writerow([name, *("" if iou is None else f"{iou:.4f}" for iou in ious)])
+    write_text(csv_file, text.getvalue())
+    return [parquet, csv_file]
 
 
 def write_overlays(folder: Path, images: Sequence[ShownImage]) -> list[Path]:

@@ -88,9 +88,15 @@ def journals(root: Place, uri: str = "") -> list[Kept]:
     return found
 
 
-def name_target(folder: Path, uri: str, experiment: str) -> None:
-    """Keep beside a journal what names its MLflow: ``tracking.uri``, which may be empty."""
-    write_json(folder / NAMED, {"uri": uri, "experiment": experiment})
+def name_target(folder: Path, target: Target, root: Place) -> None:
+    """Keep beside a journal what MLflow it is told to, so that others can tell what it left.
+
+    An address with a password is not kept: the environment has to name it again. Nor is the
+    database of a folder's own, which moves with the folder.
+    """
+    own = not target.given_by and isinstance(root, Path)
+    uri = "" if own or target.shown != target.uri else target.uri
+    write_json(folder / NAMED, {"uri": uri, "experiment": target.experiment})
 
 
 def _named(path: Path) -> dict[str, str]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ssprompt_platform.tracking.experiment import experiment_id
 from ssprompt_platform.tracking.faults import kind_of, why
 from ssprompt_platform.tracking.files import KINDS as FILES
 from ssprompt_platform.tracking.files import Files
@@ -199,7 +201,7 @@ class Delivery:
         if self._runs is None:
             self.target.reachable()
             client = self.target.connect()
-            self.experiment = _experiment(client, self.target)
+            self.experiment = experiment_id(client, self.target)
             first = header(self._journal) or {}
             identity = Identity(self._study_id, str(first.get("uid")), str(first.get("id")))
             new_from = self._journal.stat().st_size if self._new_from is None else self._new_from
@@ -227,6 +229,9 @@ class Delivery:
         lines = self._next(way)
         if not lines:
             return False
+        if any(line.event and line.event["event"] == "run" for line in lines):
+            # after a power cut, too, the journal names every run that was made
+            _settle(self._journal)
         self._apply(lines)
         self._at = max([self._at, *(line.event["at"] for line in lines if line.event)])
         self._sent.advance(way.lane, lines[-1].end, self._at)
@@ -292,9 +297,12 @@ class Delivery:
                 way.single, way.tries = lines[-1].end, 0
                 return True
             way.tries += 1
-            if lines and (kind == "refused" or way.tries == _TRIES):
-                self._set_aside(way, lines[0], reason)
-                return True
+            if lines and (kind == "refused" or way.tries >= _TRIES):
+                try:
+                    self._set_aside(way, lines[0], reason)
+                    return True
+                except (OSError, sqlite3.Error) as full:
+                    reason = str(full)
         way.fault = reason
         pause = min(2.0**way.failures, _HURRIED_PAUSE if self.hurry else _LONGEST_PAUSE)
         way.failures += 1
@@ -347,6 +355,14 @@ def waiting(journal: Path, values: int, files: int) -> int:
     return found
 
 
+def _settle(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def _worked(way: _Way) -> None:
     way.failures, way.tries, way.again_at = 0, 0, 0.0
     way.fault, way.down = "", False
@@ -368,34 +384,3 @@ def _locked(path: Path) -> int:
         os.close(handle)
         raise BusyError("another process is delivering this journal") from None
     return handle
-
-
-def _experiment(client: MlflowClient, target: Target) -> str:
-    """Id of the experiment; made where there is none.
-
-    A database that is written to directly may know an experiment of this name that keeps its
-    artifacts in a folder of another machine or root: then one is made whose name says where.
-    """
-    from mlflow.exceptions import MlflowException
-
-    name = target.experiment
-    found = client.get_experiment_by_name(name)
-    if found is not None and target.artifacts is not None:
-        there = str(found.artifact_location)
-        if _is_folder(there) and there != target.artifacts:
-            name = f"{name} in {target.artifacts}"
-            found = client.get_experiment_by_name(name)
-    if found is not None:
-        return str(found.experiment_id)
-    try:
-        return str(client.create_experiment(name, artifact_location=target.artifacts))
-    except MlflowException as error:
-        # another study may have made it meanwhile
-        found = client.get_experiment_by_name(name)
-        if error.error_code != "RESOURCE_ALREADY_EXISTS" or found is None:
-            raise
-        return str(found.experiment_id)
-
-
-def _is_folder(location: str) -> bool:
-    return location.startswith("file:") or "://" not in location

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from typing import TYPE_CHECKING, Literal
 
 from ssprompt_platform.storage import StorageError
@@ -51,7 +52,7 @@ def kind_of(error: BaseException) -> Kind:
         return "down" if status in _LATER_STATUS or status >= 500 else "unsure"
     if isinstance(error, SourceGoneError):
         return "refused"
-    waits = (OSError, StorageError, BotoCoreError, requests.RequestException)
+    waits = (OSError, StorageError, BotoCoreError, requests.RequestException, sqlite3.Error)
     # boto3 wraps what a client said into errors of its own
     if isinstance(error, waits) or type(error).__module__.startswith(("boto", "s3transfer")):
         return "down"

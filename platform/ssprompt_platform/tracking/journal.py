@@ -57,13 +57,17 @@ class Journal:
         if not self.size:
             self.append("journal", version=VERSION, uid=uid, id=uuid.uuid4().hex)
 
-    def append(self, kind: str, **content: Any) -> None:
+    def append(self, kind: str, **content: Any) -> int:
         """Add an event with the time of now, in milliseconds.
+
+        Returns:
+            That time.
 
         Raises:
             OSError: The disk is full; nothing of the event was kept.
         """
-        event = {"at": time.time_ns() // 1_000_000, "event": kind, **content}
+        at = time.time_ns() // 1_000_000
+        event = {"at": at, "event": kind, **content}
         line = json.dumps(event, separators=(",", ":"), allow_nan=False).encode() + b"\n"
         with self._lock:
             rest = memoryview(line)
@@ -74,6 +78,7 @@ class Journal:
                 os.ftruncate(self._handle, self.size)
                 raise
             self.size += len(line)
+        return at
 
     def close(self) -> None:
         """End writing."""

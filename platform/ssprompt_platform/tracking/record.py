@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ssprompt_platform.config.load import to_dict
@@ -22,6 +23,7 @@ from ssprompt_platform.tracking.artifacts import (
     write_per_class,
 )
 from ssprompt_platform.tracking.model import model_name
+from ssprompt_platform.tracking.results import cell, class_values, description
 from ssprompt_platform.tracking.runs import STUDY
 from ssprompt_platform.tracking.secrets import Censor
 from ssprompt_platform.tracking.tracker import Tracker
@@ -46,6 +48,7 @@ def record_study(
         files: Files that the study's run keeps besides its report.
     """
     folder = prepared.folder
+    tracker.note(STUDY, _description(data))
     for row in data.rows:
         _record_final(tracker, prepared, final, data, row)
     tracker.tree(STUDY, folder.report, "report")
@@ -88,6 +91,13 @@ def _record_final(
     group = Group(row["method"], row["shots"])
     records = draws_of(group, data.fits)
     key = tracker.final(group, row, records)
+    names = data.facts["classes"]
+    tracker.metrics(key, class_values(names, records))
+    tracker.note(
+        key,
+        f"{group.method} at K = {group.shots}: mIoU on the test images {cell(row)} over "
+        f"{len(records)} support draws; step = draw.",
+    )
     own = [fit for fit in sorted(data.fits) if fit.group == group]
     config = to_yaml(Censor().tree(to_dict(prepared.config)))
     tracker.text(key, "config.yaml", config + setting_yaml(group, row["best"], "final"))
@@ -95,13 +105,24 @@ def _record_final(
     for fit in own:
         tracker.file(key, prompts_path(final.fits, fit), "prompts")
     work = tracker.work / "files" / group.name
-    write_per_class(work / "per-class.parquet", group, records, data.facts["classes"])
-    tracker.file(key, work / "per-class.parquet")
+    for path in write_per_class(work, group, records, names):
+        tracker.file(key, path)
     for fit in own:
         if final.shows(fit):
             for path in write_overlays(work / "overlays", load_shown(final.fits, fit)):
                 tracker.file(key, path, "overlays")
     tracker.close_final(key)
+
+
+def _absolute(path: str | None) -> str | None:
+    """The same file wherever what tells it stands."""
+    return str(Path(path).expanduser().absolute()) if path else None
+
+
+def _description(data: StudyData) -> str:
+    methods = list(dict.fromkeys(group.method for group in data.groups))
+    place = str(data.folder.report / "index.html")
+    return description(data.rows, methods, data.facts, data.remarks, place)
 
 
 def _register(tracker: Tracker, prepared: Prepared, data: StudyData) -> None:
@@ -132,7 +153,7 @@ def _register(tracker: Tracker, prepared: Prepared, data: StudyData) -> None:
         key=STUDY,
         name=name,
         prompts=str(prompts_path(prepared.folder.fits, fit)),
-        checkpoint=config.model.checkpoint,
+        checkpoint=_absolute(config.model.checkpoint),
         study=data.id,
         tags=tags,
         about=(

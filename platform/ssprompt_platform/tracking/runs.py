@@ -127,9 +127,10 @@ class Runs:
                 self._flush(key, values)
                 values = self._begin_run(key, event, position)
             elif kind == "metrics":
-                for name, step, value in event["values"]:
+                for name, step, value, *at in event["values"]:
                     told = (legal_name(name), int(step))
-                    values.metrics.append((*told, finite(float(value)), int(event["at"])))
+                    when = int(at[0] if at else event["at"])
+                    values.metrics.append((*told, finite(float(value)), when))
                     if event.get("again"):
                         values.again.add(told)
             elif kind == "tags":

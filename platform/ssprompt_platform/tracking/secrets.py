@@ -25,6 +25,7 @@ _SHAPES = (
     (re.compile(r"\b(?:gh[pousr]_|github_pat_|glpat-|hf_|sk-|xox[abp]-)[\w-]{16,}"), HIDDEN),
     (re.compile(r"(?i)\b((?:bearer|basic)\s+)[\w.~+/=-]{16,}"), rf"\1{HIDDEN}"),
     (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END|$)", re.DOTALL), HIDDEN),
+    (re.compile(r"(?i)([?&](?:ssl)?passw(?:or)?d=)[^&\s]+"), rf"\1{HIDDEN}"),
     (re.compile(r"(?i)([?&](?:x-amz-(?:signature|credential|security-token)|sig)=)[^&\s]+"),
      rf"\1{HIDDEN}"),
 )  # fmt: skip

@@ -89,7 +89,7 @@ class Sender:
         with closing(self._delivery) as delivery:
             while not self._stop.is_set():
                 told = delivery.work()
-                self._tell_state(delivery)
+                self._tell_state(delivery, told)
                 if told:
                     continue
                 self._idle.set()
@@ -109,7 +109,7 @@ class Sender:
             if not self._closing:
                 self._stop.wait(_TOGETHER_SECONDS)
 
-    def _tell_state(self, delivery: Delivery) -> None:
+    def _tell_state(self, delivery: Delivery, told: bool) -> None:
         if delivery.busy:
             return
         if delivery.down and not self._warned:
@@ -118,7 +118,7 @@ class Sender:
                 f"warning: {delivery.down} ({delivery.target.shown}) cannot be told anything now: "
                 f"{delivery.fault}; the study goes on, and what is to be told waits on disk"
             )
-        elif self._warned and not delivery.down:
+        elif self._warned and told and not delivery.down:
             self._warned = False
             self._say("MLflow answers again; what waited is told now")
 

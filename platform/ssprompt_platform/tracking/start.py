@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import getpass
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ssprompt_platform.config.load import to_dict
 from ssprompt_platform.config.schema import Config
+from ssprompt_platform.explain import plan_facts, remarks
 from ssprompt_platform.identity import flat_config
 from ssprompt_platform.ownership import lost
 from ssprompt_platform.plan import Group, StudyPlan
@@ -19,6 +22,7 @@ from ssprompt_platform.tracking.artifacts import keep_config, keep_split, to_yam
 from ssprompt_platform.tracking.datasets import dataset_inputs
 from ssprompt_platform.tracking.dead import FOLDER, name_target
 from ssprompt_platform.tracking.environment import commit, environment
+from ssprompt_platform.tracking.results import SCORE, TEST, description
 from ssprompt_platform.tracking.runs import STUDY
 from ssprompt_platform.tracking.secrets import Censor
 from ssprompt_platform.tracking.target import check_target, target_of
@@ -54,11 +58,12 @@ def start_tracker(prepared: Prepared, say: Callable[[str], None]) -> Tracker:
         method: [name for name, values in space.items() if not values]
         for method, space in _spaces(config, plan).items()
     }
-    name_target(work, config.tracking.uri, config.tracking.experiment)
+    target = target_of(config.tracking.uri, config.tracking.experiment, folder.root)
+    name_target(work, target, folder.root)
     tracker = Tracker(
         folder,
         uid,
-        target_of(config.tracking.uri, config.tracking.experiment, folder.root),
+        target,
         name=folder.study_id,
         params={"kind": STUDY, **flat_config(config), **prepared.fingerprints},
         tags=_source_tags(config),
@@ -91,14 +96,19 @@ def _tell_study(
     tracker: Tracker, prepared: Prepared, uid: str, searched: dict[str, list[str]]
 ) -> None:
     """What is known before anything ran."""
-    config = prepared.config
+    config, folder = prepared.config, prepared.folder
+    facts = plan_facts(config, prepared.plan, prepared.dataset)
+    report = str(folder.report / "index.html")
+    said = description([], config.study.methods, facts, remarks(config, prepared.plan), report)
+    tracker.note(STUDY, said)
+    tracker.tag(STUDY, {"study.name": config.study.name})
     tracker.text(STUDY, "config.yaml", to_yaml(Censor().tree(to_dict(config))))
     tracker.text(STUDY, "environment.json", json.dumps(environment(), indent=1) + "\n")
-    tracker.file(STUDY, prepared.folder.data_lock)
+    tracker.file(STUDY, folder.data_lock)
     tracker.event("dataset", key=STUDY, inputs=dataset_inputs(prepared.lock, config.data))
     names = list(dict.fromkeys(name for own in searched.values() for name in own))
     columns = [*(["method"] if len(config.study.methods) > 1 else []), "shots", *names]
-    state = view_state(uid, columns, ["miou", "test.miou.mean"])
+    state = view_state(uid, columns, [SCORE, f"{TEST}.mean"])
     tracker.event("view", name=f"{TAG}{view_key(uid)}", state=state)
 
 
@@ -118,11 +128,18 @@ def _spaces(config: Config, plan: StudyPlan) -> dict[str, dict[str, bool]]:
 def _source_tags(config: Config) -> dict[str, str]:
     """What MLflow's UI shows of a run's origin."""
     tags = {
-        "study.name": config.study.name,
         "mlflow.source.name": _SOURCE,
         "mlflow.source.type": "LOCAL",
+        "mlflow.user": _user(),
     }
     found = commit()
     if found:
         tags["mlflow.source.git.commit"] = str(found["commit"])
     return tags
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return str(os.getuid())

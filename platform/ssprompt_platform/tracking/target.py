@@ -169,6 +169,13 @@ def check_target(target: Target, *, must_answer: bool) -> None:
 
 
 def _check_form(target: Target) -> None:
+    if not target.experiment.strip():
+        raise UserError("tracking.experiment is empty, but must name an MLflow experiment")
+    if target.given_by == _OPTION and target.shown != target.uri:
+        raise UserError(
+            f"tracking.uri is {target.shown}: its password would be kept with the study; leave it "
+            "out and give it by the environment"
+        )
     parts = urlsplit(target.uri)
     known = parts.scheme in ("http", "https") or _database(target.uri)
     if target.uri.startswith("databricks") or (known and "://" in target.uri):

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ssprompt_core.methods import MethodSettings
 from ssprompt_platform.plan import Group
 from ssprompt_platform.search.grouped import Suggestion
 from ssprompt_platform.search.records import State
-from ssprompt_platform.search.space import FIT_HYPERPARAMETERS
 from ssprompt_platform.storage import Place, StudyFolder
 from ssprompt_platform.tracking.artifacts import setting_yaml
 from ssprompt_platform.tracking.dead import FOLDER, ROOT_TAG, chores, root_tag
 from ssprompt_platform.tracking.delivery import Delivery, waiting
 from ssprompt_platform.tracking.journal import Journal, number
+from ssprompt_platform.tracking.results import (
+    SCORE,
+    Values,
+    epoch_values,
+    final_values,
+    run_params,
+    short,
+)
 from ssprompt_platform.tracking.runs import STUDY
 from ssprompt_platform.tracking.secrets import Censor
 from ssprompt_platform.tracking.sender import Sender
@@ -28,13 +34,10 @@ from ssprompt_platform.tracking.view import view_link
 STATE_TAG = "trial.state"
 CAUSE_TAG = "trial.cause"
 DIFFERS_TAG = "differs"
-_EPOCH_VALUES = ("loss", "value", "miou")
+NOTE_TAG = "mlflow.note.content"
 _LOCAL_UI = "http://127.0.0.1:5000"
 _LAST_PATIENCE = 10.0
 """Seconds that a study which is stopped, or failed, waits for the delivery of its end."""
-
-Values = dict[tuple[str, int], float]
-"""Metrics by name and step."""
 
 
 class Tracker:
@@ -52,7 +55,7 @@ class Tracker:
         target: The MLflow.
         name: Name of the study's run.
         params: Flat parameters of the study's run.
-        tags: More tags of it.
+        tags: Tags that all runs of the study have.
         searched: Of each method the hyperparameters that differ between its trials.
         shared: Of each K the file of its split, and the file of the study's configuration
             (``""``), both beside the journal; without them trials keep no files.
@@ -80,14 +83,14 @@ class Tracker:
         self._target, self._uid = target, uid
         self._searched, self._shared = dict(searched or {}), dict(shared or {})
         self._censor = Censor()
-        self._trials: dict[str, set[tuple[str, int]]] = {}
+        self._trials: dict[str, dict[tuple[str, int], int]] = {}
         self._running: list[str] = []
         self.work = folder.work / FOLDER
         self._journal = Journal(self.work, uid)
         begin = self._journal.size
         self._journal.append("session")
-        own = {"kind": "study", ROOT_TAG: root_tag(folder.root)}
-        self._begin(STUDY, name, params, {**own, **(tags or {})})
+        self._tags = dict(tags or {})
+        self._begin(STUDY, name, params, {"kind": "study", ROOT_TAG: root_tag(folder.root)})
         self._delivery = Delivery(self.work, target, folder.study_id, begin)
         self._sender = Sender(
             self._delivery, say, lambda delivery: chores(folder.root, folder, delivery)
@@ -99,7 +102,7 @@ class Tracker:
         params = run_params(group, trial.hyperparameters, "search")
         tags = {"kind": "search", DIFFERS_TAG: self._differing(group, trial.hyperparameters)}
         self._begin(trial.key, trial.key, params, tags)
-        self._trials[trial.key] = set()
+        self._trials[trial.key] = {}
         config, split = self._shared.get(""), self._shared.get(group.shots)
         if config and split:
             text = self._censor.text(setting_yaml(group, trial.hyperparameters, "trial"))
@@ -112,9 +115,9 @@ class Tracker:
         MLflow where it lacks them.
         """
         if "history" in metrics:
-            self._tell(trial.key, _values(metrics["history"]))
+            self._tell(trial.key, epoch_values(metrics["history"]))
         elif "epoch" in metrics:
-            self._tell(trial.key, _values([metrics]))
+            self._tell(trial.key, epoch_values([metrics]))
 
     def ended(
         self, trial: Suggestion, state: State, value: float | None, cause: str | None
@@ -129,7 +132,7 @@ class Tracker:
             self.started(trial)
         if state == "complete" and value is not None:
             last = max((step for _, step in self._trials[trial.key]), default=0)
-            self._tell(trial.key, {("miou", last): value})
+            self._tell(trial.key, {(SCORE, last): value})
         tags = {STATE_TAG: str(state), **({CAUSE_TAG: cause} if cause else {})}
         self.tag(trial.key, tags)
         self._end(trial.key, "FAILED" if state == "failed" else "FINISHED")
@@ -152,17 +155,7 @@ class Tracker:
         differs = self._differing(group, setting)
         tags = {"kind": "final", DIFFERS_TAG: differs, "draws": str(len(records))}
         self._begin(key, key, params, tags, replace=True)
-        draws = [int(record.get("draw", number)) for number, record in enumerate(records)]
-        values: Values = {}
-        for draw, record in zip(draws, records, strict=True):
-            values["test.miou", draw] = record["miou"]
-            for entry in record["history"]:
-                if entry["loss"] is not None:
-                    values[f"loss.draw{draw}", int(entry["epoch"])] = entry["loss"]
-        values["test.miou.mean", 0] = row["mean"]
-        if row["ci95"]:
-            values["test.miou.low", 0], values["test.miou.high", 0] = row["ci95"]
-        self.metrics(key, values)
+        self.metrics(key, final_values(row, records))
         return key
 
     def close_final(self, key: str) -> None:
@@ -184,12 +177,18 @@ class Tracker:
 
     def metrics(self, key: str, values: Values) -> None:
         """Results of a run: where a value has changed since it was told, the new one counts."""
-        self._metrics(key, values, again=True)
+        told = [[name, step, number(float(v))] for (name, step), v in values.items()]
+        if told:
+            self._add("metrics", key=key, values=told, again=True)
 
     def tag(self, key: str, tags: Mapping[str, str]) -> None:
         """Tags of a run."""
         if tags:
             self._add("tags", key=key, tags=self._censor.pairs(tags))
+
+    def note(self, key: str, text: str) -> None:
+        """What the UI shows above a run, in Markdown."""
+        self.tag(key, {NOTE_TAG: text})
 
     def file(self, key: str, place: Place, folder: str = "") -> None:
         """A file that a run keeps in one of its folders; it must stay where it is until then."""
@@ -231,8 +230,9 @@ class Tracker:
         """
         try:
             whole = self._sender.close(patience)
-        finally:
-            self._journal.close()
+        except KeyboardInterrupt:  # whoever does not want to wait is told what waits
+            whole = False
+        self._journal.close()
         if not whole:
             left = waiting(self._journal.path, *self._delivery.told)
             fault = f": {self._sender.fault}" if self._sender.fault else ""
@@ -262,6 +262,8 @@ class Tracker:
         program = Path(sys.executable).parent / "mlflow"
         command = shown if target.served else f"{program} ui --backend-store-uri {given}"
         base = shown if target.served else _LOCAL_UI
+        if target.served and experiment:
+            command = view_link(base, experiment)
         return {
             "mlflow_uri": shown,
             "mlflow_command": command,
@@ -288,61 +290,46 @@ class Tracker:
             key=key,
             name=name,
             params=self._censor.pairs(params),
-            tags=self._censor.pairs(tags),
+            tags=self._censor.pairs({**self._tags, **tags}),
             **content,
         )
         if key not in self._running:
             self._running.append(key)
 
     def _tell(self, key: str, values: Values) -> None:
-        """Epochs of a trial, each once."""
-        told = self._trials.setdefault(key, set())
-        new = {place: value for place, value in values.items() if place not in told}
-        told.update(new)
-        self._metrics(key, new)
+        """Epochs of a trial, each once.
 
-    def _metrics(self, key: str, values: Values, *, again: bool = False) -> None:
-        if values:
-            content: dict[str, Any] = {"again": True} if again else {}
-            told = [[name, step, number(float(v))] for (name, step), v in values.items()]
-            self._add("metrics", key=key, values=told, **content)
+        What is told after a later epoch, which was the first that this driver saw, has a time
+        before that one's.
+        """
+        told = self._trials.setdefault(key, {})
+        new = {place: value for place, value in values.items() if place not in told}
+        if not new:
+            return
+        events: list[list[Any]] = []
+        for (name, step), value in new.items():
+            later = [(other, at) for (of, other), at in told.items() if of == name and other > step]
+            before = [min(later)[1] - (min(later)[0] - step)] if later else []
+            events.append([name, step, number(float(value)), *before])
+        at = self._add("metrics", key=key, values=events)
+        told.update({(event[0], event[1]): (event[3:] or [at])[0] for event in events})
 
     def _end(self, key: str, status: str) -> None:
         self._add("end", key=key, status=status)
         if key in self._running:
             self._running.remove(key)
 
-    def _add(self, kind: str, **content: Any) -> None:
-        self._journal.append(kind, **content)
+    def _add(self, kind: str, **content: Any) -> int:
+        """Write an event and let it be told; returns its time in milliseconds."""
+        at = self._journal.append(kind, **content)
         sender = getattr(self, "_sender", None)
         if sender is not None:
             sender.wake()
+        return at
 
     def _differing(self, group: Group, setting: Mapping[str, Any]) -> str:
         """In one line what differs between trials: K and what is searched."""
         names = self._searched.get(group.method, tuple(setting))
         parts = [f"K={group.shots}"]
-        parts += [f"{name}={_short(setting[name])}" for name in names if name in setting]
+        parts += [f"{name}={short(setting[name])}" for name in names if name in setting]
         return " ".join(parts)
-
-
-def run_params(group: Group, hyperparameters: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """Flat parameters with the same keys on every child, as MLflow's comparisons want them."""
-    known = dict.fromkeys([*MethodSettings.__dataclass_fields__, *FIT_HYPERPARAMETERS], "")
-    return {
-        "kind": kind, "method": group.method, "shots": group.shots, **known, **hyperparameters,
-    }  # fmt: skip
-
-
-def _values(epochs: Iterable[Mapping[str, Any]]) -> Values:
-    """What is shown of epochs; a diverged one may lack a value."""
-    return {
-        (name, int(entry["epoch"])): float(entry[name])
-        for entry in epochs
-        for name in _EPOCH_VALUES
-        if entry.get(name) is not None
-    }
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -138,5 +138,5 @@ def test_ten_kills_change_nothing(tmp_path: Path) -> None:
     assert keys == {key: 1 for key, *_ in records(whole)}
     assert {run.info.status for run in runs} == {"FINISHED"}
     for run in runs:
-        losses = client.get_metric_history(run.info.run_id, "loss")
+        losses = client.get_metric_history(run.info.run_id, "train.loss")
         assert [metric.step for metric in losses] == list(range(1, DRAWS * EPOCHS + 1))

@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 from mlflow import MlflowClient
-from tracked import EXPERIMENT, found, track, trial, until
+from tracked import found, target, track, trial, until
 
 from ssprompt_platform.ownership import owned
 from ssprompt_platform.storage import StudyFolder
@@ -29,7 +29,7 @@ def main(root: Path, uri: str) -> None:
     MlflowClient.log_batch = first_only  # type: ignore[method-assign]
     with owned(StudyFolder(root, "dying")):
         tracker = track(uri, root, "dying")
-        name_target(tracker.work, uri, EXPERIMENT)
+        name_target(tracker.work, target(uri, root), root)
         tracker.started(trial(0))
         tracker.reported(trial(0), {"epoch": 1, "loss": 1.0})
         until(lambda: found(uri, "dying").get(trial(0).key, {}).get("metrics"))

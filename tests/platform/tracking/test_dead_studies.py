@@ -20,6 +20,7 @@ from tracked import (
     found,
     history,
     row,
+    target,
     tell_story,
     track,
     trial,
@@ -51,15 +52,15 @@ def die(root: Path, uri: str) -> None:
 def died(root: Path, uri: str) -> None:
     """The same, without a process."""
     tracker = track(uri, root, "dying")
-    name_target(tracker.work, uri, EXPERIMENT)
+    name_target(tracker.work, target(uri, root), root)
     tracker.started(trial(0))
     tracker.reported(trial(0), {"epoch": 1, "loss": 1.0})
     assert tracker.close(20)
     journal = Journal(tracker.work, "dying")
     params, tags, key = {"a": "1"}, {"kind": "search"}, trial(1).key
-    journal.append("metrics", key=trial(0).key, values=[["loss", 2, 0.5]])
+    journal.append("metrics", key=trial(0).key, values=[["train.loss", 2, 0.5]])
     journal.append("run", key=key, name=key, params=params, tags=tags)
-    journal.append("metrics", key=key, values=[["loss", 1, 3.0]])
+    journal.append("metrics", key=key, values=[["train.loss", 1, 3.0]])
     journal.close()
 
 
@@ -96,8 +97,8 @@ def test_what_a_killed_driver_left_is_told_and_its_runs_are_killed(
     runs = found(uri, "dying")
     assert {run["status"] for run in runs.values()} == {"KILLED"}
     assert set(runs) == {"study", trial(0).key, trial(1).key}
-    assert history(runs[trial(0).key], "loss") == [(1, 1.0), (2, 0.5)]
-    assert history(runs[trial(1).key], "loss") == [(1, 3.0)]
+    assert history(runs[trial(0).key], "train.loss") == [(1, 1.0), (2, 0.5)]
+    assert history(runs[trial(1).key], "train.loss") == [(1, 3.0)]
     # the time of the last thing that it said
     ended = MlflowClient(uri).get_run(runs["study"]["id"]).info.end_time
     last = journals(root)[0].folder / "journal.jsonl"
@@ -115,7 +116,7 @@ def test_a_study_that_goes_on_has_its_runs_running_again(own_uri: str, tmp_path:
         until(lambda: states(uri, "dying")[trial(0).key] == "KILLED")
         assert states(uri, "dying")["study"] == "RUNNING"
     assert set(states(uri, "dying").values()) == {"KILLED"}
-    assert history(found(uri, "dying")[trial(1).key], "loss") == [(1, 3.0), (2, 1.5)]
+    assert history(found(uri, "dying")[trial(1).key], "train.loss") == [(1, 3.0), (2, 1.5)]
 
 
 def test_a_study_that_a_process_runs_is_left_alone(own_uri: str, tmp_path: Path) -> None:
@@ -148,7 +149,7 @@ def test_runs_whose_journal_is_lost_too_are_killed(own_uri: str, tmp_path: Path)
 def test_an_mlflow_of_another_study_that_is_away_harms_nobody(own_uri: str, tmp_path: Path) -> None:
     root = tmp_path
     died(root, own_uri)
-    name_target(root / "dying" / "tracking", NOWHERE, EXPERIMENT)
+    name_target(root / "dying" / "tracking", target(NOWHERE, root), root)
     said: list[str] = []
     with track(own_uri, root, "next", say=said.append) as tracker:
         tracker.finish([row()], {})

@@ -33,6 +33,7 @@ from ssprompt_platform.tracking.datasets import dataset_inputs
 from ssprompt_platform.tracking.environment import environment
 from ssprompt_platform.tracking.model import ALIAS, model_name
 from ssprompt_platform.tracking.record import best_group
+from ssprompt_platform.tracking.results import class_values, description, final_values
 from ssprompt_platform.tracking.view import TAG, view_key, view_link, view_state
 
 LOCK = DataLock(
@@ -79,10 +80,13 @@ def test_files_of_final_fits(tmp_path: Path) -> None:
     assert split["draws"] == [{"draw": 0, "seed": 7, "fit": ["a", "b"]}]
     assert split["score"] == ["t1", "t2"]
     records = [{"draw": 0, "iou": [0.5, None]}, {"draw": 2, "iou": [0.25, 1.0]}]
-    write_per_class(tmp_path / "t.parquet", Group("spa", 4), records, ["water", "sand"])
-    table = pq.read_table(tmp_path / "t.parquet").to_pylist()
+    parquet, csv = write_per_class(tmp_path, Group("spa", 4), records, ["water", "sand"])
+    table = pq.read_table(parquet).to_pylist()
     assert [(r["draw"], r["class"], r["iou"]) for r in table] == [
         (0, "water", 0.5), (0, "sand", None), (2, "water", 0.25), (2, "sand", 1.0),
+    ]  # fmt: skip
+    assert csv.read_text().split() == [
+        "class,draw", "0,draw", "2", "water,0.5000,0.2500", "sand,,1.0000",
     ]  # fmt: skip
     image = np.full((8, 6, 3), 100, np.uint8)
     label = np.zeros((8, 6), np.uint8)
@@ -115,7 +119,7 @@ def test_the_data_set_is_an_input_of_the_study(sqlite_uri: str, tmp_path: Path) 
 
 
 def test_a_view_of_the_columns_that_differ(sqlite_uri: str, tmp_path: Path) -> None:
-    state = view_state("abc", ["shots", "lr"], ["miou", "test.miou.mean"])
+    state = view_state("abc", ["shots", "lr"], ["selection.miou", "test.miou.mean"])
     with track(sqlite_uri, tmp_path, "view") as tracker:
         tracker.event("view", name=f"{TAG}{view_key('abc')}", state=state)
         until(lambda: tracker.where()["mlflow_view"])
@@ -125,10 +129,15 @@ def test_a_view_of_the_columns_that_differ(sqlite_uri: str, tmp_path: Path) -> N
     kept = json.loads(experiment.tags[f"mlflow.sharedViewState.{view_key('abc')}"])
     assert kept["searchFilter"] == "tags.`study.uid` = 'abc'"
     assert kept["selectedColumns"] == [
-        "metrics.`miou`", "metrics.`test.miou.mean`", "tags.`differs`", "params.`shots`",
-        "params.`lr`",
+        "metrics.`selection.miou`", "metrics.`test.miou.mean`", "params.`shots`", "params.`lr`",
+        "tags.`differs`",
     ]  # fmt: skip
     assert link == view_link("http://127.0.0.1:5000", experiment.experiment_id, "view")
+    (chart,) = kept["compareRunCharts"]
+    assert (chart["selectedParams"], chart["selectedMetrics"]) == (
+        ["shots", "lr"],
+        ["selection.miou"],
+    )
     # the search that the view asks for is one that MLflow understands
     MlflowClient(sqlite_uri).search_runs(
         [experiment.experiment_id], kept["searchFilter"], order_by=[f"{kept['orderByKey']} DESC"]
@@ -140,6 +149,38 @@ def test_the_environment_is_plain_json() -> None:
     assert record["packages"]["mlflow"]
     assert record["machine"]["cpus"] >= 1
     assert set(record) == {"python", "platform", "packages", "git", "machine", "cluster"}
+
+
+def test_numbers_of_final_fits() -> None:
+    records = [
+        {"draw": 0, "miou": 0.5, "iou": [0.5, None, 0.2], "history": [{"epoch": 1, "loss": 2.0}],
+         "seconds": {"fit": 3.0, "score": 1.0}},
+        {"draw": 3, "miou": 0.7, "iou": [0.7, None, 0.4], "history": [{"epoch": 1, "loss": None}]},
+    ]  # fmt: skip
+    assert final_values({"mean": 0.6, "ci95": None}, records) == {
+        ("test.miou.draw", 0): 0.5,
+        ("test.miou.draw", 3): 0.7,
+        ("fit.seconds", 0): 3.0,
+        ("train.loss.draw0", 1): 2.0,
+        ("test.miou.mean", 0): 0.6,
+    }
+    found_values = class_values(["a+", "b", "a*"], records)
+    # names that differ in what MLflow refuses stay two
+    assert found_values == {
+        ("test.iou.a_", 0): pytest.approx(0.6),
+        ("test.iou.a_.2", 0): pytest.approx(0.3),
+    }
+    assert len(class_values([f"c{c}" for c in range(150)], [{"iou": [0.5] * 150}])) == 100
+
+
+def test_the_description_of_a_study_is_its_table() -> None:
+    facts = {"model": "small", "data": "lakes", "test_images": 9, "labelled": {"1": 2, "4": 5}}
+    rows = [row(0.5), {**row(0.25), "shots": 1, "ci95": None}]
+    text = description(rows, ["spa", "sem"], facts, ["Only two draws."], "/r/index.html")
+    assert "| method | K = 1 | K = 4 |" in text
+    assert "| spa | 0.250 | 0.500 [0.400, 0.600] |" in text
+    assert "| sem |  |  |" in text
+    assert "Only two draws." in text
 
 
 def record(method: str, shots: int, value: float | None, state: Any = "complete") -> TrialRecord:

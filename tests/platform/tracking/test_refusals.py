@@ -12,12 +12,12 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST, INVALID_PARAMETER_VALUE
 from rich.console import Console
 from tracked import (
-    EXPERIMENT,
     TRIAL,
     deliver,
     found,
     history,
     row,
+    target,
     tell_story,
     track,
     trial,
@@ -59,12 +59,12 @@ def test_an_event_that_is_refused_is_set_aside(
         tracker.finish([row()], {})
     runs = found(sqlite_uri, study)
     assert {run["status"] for run in runs.values()} == {"FINISHED"}
-    assert history(runs[trial(1).key], "loss") == [(1, 1.0), (3, 1.0 / 3)]
+    assert history(runs[trial(1).key], "train.loss") == [(1, 1.0), (3, 1.0 / 3)]
     for number in (0, 2):
-        assert len(history(runs[trial(number).key], "loss")) == 3
+        assert len(history(runs[trial(number).key], "train.loss")) == 3
     (record,) = refused(tracker.work)
     assert "unlucky value" in record["reason"]
-    assert record["event"]["values"] == [["loss", 2, 13.0]]
+    assert record["event"]["values"] == [["train.loss", 2, 13.0]]
     assert any(f"the metrics of the run '{trial(1).key}'" in line for line in said)
     assert any("refused.jsonl" in line for line in said)
 
@@ -125,7 +125,7 @@ def test_lines_that_are_no_events_and_kinds_that_are_unknown(
     folder = written(tmp_path, "odd", tell)
     deliver(folder, sqlite_uri, tmp_path, "odd")
     runs = found(sqlite_uri, "odd")
-    assert history(runs[TRIAL.key], "loss") == [(1, 1.0)]
+    assert history(runs[TRIAL.key], "train.loss") == [(1, 1.0)]
     assert runs[TRIAL.key]["status"] == "FINISHED"
     reasons = [record["reason"] for record in refused(folder)]
     assert len(reasons) == 5, reasons
@@ -147,8 +147,8 @@ def test_a_run_that_cannot_be_made_holds_up_no_other(
     assert set(found(own_uri, "one-less")) == {"study", "spa-k4-final", trial(1).key}
     monkeypatch.undo()
     # what was refused can be told once more
-    name_target(folder, own_uri, EXPERIMENT)
+    name_target(folder, target(own_uri, tmp_path), tmp_path)
     assert sync(Options("one-less", str(tmp_path), again=True), Console(quiet=True))
     run = found(own_uri, "one-less")[trial(0).key]
     assert run["status"] == "FINISHED"
-    assert history(run, "loss") == [(1, 1.0), (2, 0.5)]
+    assert history(run, "train.loss") == [(1, 1.0), (2, 0.5)]

@@ -58,8 +58,8 @@ def test_a_study_is_a_parent_with_children_of_equal_keys(sqlite_uri: str, tmp_pa
         assert child["tags"]["mlflow.parentRunId"] == "study"
     assert one["params"].keys() == finals["params"].keys()
     assert (one["params"]["lr_embedding"], one["params"]["epochs"]) == ("0.1", "7")
-    assert history(one, "loss") == [(1, 1.0), (2, 0.5)]
-    assert history(one, "miou") == [(2, 0.25)]
+    assert history(one, "train.loss") == [(1, 1.0), (2, 0.5)]
+    assert history(one, "selection.miou") == [(2, 0.25)]
     assert one["tags"]["trial.state"] == "complete"
     assert one["tags"]["differs"] == "K=4 num_prompts=16 lr_embedding=0.1 lr_weight=0.1 epochs=7"
     assert history(finals, "test.miou.low") == [(0, 0.4)]
@@ -72,7 +72,7 @@ def test_an_epoch_is_told_while_the_trial_runs(sqlite_uri: str, tmp_path: Path) 
     tracker.reported(TRIAL, {"epoch": 1, "loss": 3.0})
     until(lambda: found(sqlite_uri, "live").get(TRIAL.key, {}).get("metrics"))
     run = found(sqlite_uri, "live")[TRIAL.key]
-    assert (run["status"], history(run, "loss")) == ("RUNNING", [(1, 3.0)])
+    assert (run["status"], history(run, "train.loss")) == ("RUNNING", [(1, 3.0)])
     with ended_by(KeyboardInterrupt(), tracker):
         pass
     assert {run["status"] for run in found(sqlite_uri, "live").values()} == {"KILLED"}
@@ -101,7 +101,7 @@ def test_a_continued_study_finds_its_runs_again(sqlite_uri: str, tmp_path: Path)
     runs = found(sqlite_uri, "two")
     assert {key: run["id"] for key, run in runs.items()} == {k: r["id"] for k, r in before.items()}
     assert {run["status"] for run in runs.values()} == {"FINISHED"}
-    assert history(runs[TRIAL.key], "loss") == [(1, 3.0), (2, 2.0)]
+    assert history(runs[TRIAL.key], "train.loss") == [(1, 3.0), (2, 2.0)]
 
 
 def test_a_study_that_was_deleted_and_begun_again_has_runs_of_its_own(
@@ -114,8 +114,8 @@ def test_a_study_that_was_deleted_and_begun_again_has_runs_of_its_own(
             tracker.ended(TRIAL, "complete", 0.5, None)
             tracker.finish([row()], {})
     first, second = (found(sqlite_uri, "again", uid) for uid in ("first", "second"))
-    assert history(first[TRIAL.key], "loss") == [(1, 1.0)]
-    assert history(second[TRIAL.key], "loss") == [(1, 2.0)]
+    assert history(first[TRIAL.key], "train.loss") == [(1, 1.0)]
+    assert history(second[TRIAL.key], "train.loss") == [(1, 2.0)]
     assert first["study"]["id"] != second["study"]["id"]
     # what the first one may still have to tell is kept beside
     kept = {path.name for path in (tmp_path / "again").iterdir()}
@@ -142,10 +142,22 @@ def test_the_last_report_has_the_epochs_that_a_killed_driver_saw(
         second.ended(TRIAL, "complete", 0.3, None)
         second.finish([], {})
     run = found(sqlite_uri, study)[TRIAL.key]
-    # the worker had saved epoch 2 and did epoch 3 anew: what was told first stays
-    assert history(run, "loss") == [(1, 1.0), (2, 0.5), (3, 0.25)]
-    assert history(run, "value") == [(1, 0.1), (2, 0.2), (3, 0.3)]
-    assert history(run, "miou") == [(3, 0.3)]
+    # what was told first stays, and times are in the order of the epochs
+    assert history(run, "train.loss") == [(1, 1.0), (2, 0.5), (3, 0.25)]
+    assert history(run, "selection.miou.rung") == [(1, 0.1), (2, 0.2), (3, 0.3)]
+    assert history(run, "selection.miou") == [(3, 0.3)]
+
+
+def test_epochs_that_are_told_late_have_earlier_times(sqlite_uri: str, tmp_path: Path) -> None:
+    with track(sqlite_uri, tmp_path, "late") as tracker:
+        tracker.started(TRIAL)
+        for epoch in (3, 4):
+            tracker.reported(TRIAL, {"epoch": epoch, "loss": 1.0})
+        tracker.reported(TRIAL, {"history": [{"epoch": e, "loss": 1.0} for e in range(1, 6)]})
+        tracker.ended(TRIAL, "complete", 0.3, None)
+    run = found(sqlite_uri, "late")[TRIAL.key]
+    told = MlflowClient(sqlite_uri).get_metric_history(run["id"], "train.loss")
+    assert [one.step for one in told] == [1, 2, 3, 4, 5]
 
 
 def test_two_machines_that_take_turns_make_no_run_twice(sqlite_uri: str, tmp_path: Path) -> None:
@@ -198,7 +210,7 @@ def test_states_of_trials(
     assert run["tags"]["trial.state"] == state
     assert (cause or "").startswith(run["tags"].get("trial.cause", "").removesuffix(" ... (cut)"))
     assert ("trial.cause" in run["tags"]) == (cause is not None)
-    assert not history(run, "miou")  # not the score of a whole trial
+    assert not history(run, "selection.miou")  # not the score of a whole trial
 
 
 def test_a_duplicate_has_no_run(sqlite_uri: str, tmp_path: Path) -> None:
@@ -217,7 +229,7 @@ def test_failed_trials_and_a_failed_study_are_recorded(sqlite_uri: str, tmp_path
     runs = found(sqlite_uri, "three")
     assert runs[TRIAL.key]["status"] == "FAILED"
     assert runs["study"]["status"] == "FAILED"
-    (_, infinite), (_, nan) = history(runs[TRIAL.key], "loss")
+    (_, infinite), (_, nan) = history(runs[TRIAL.key], "train.loss")
     assert infinite > 1e200
     assert math.isnan(nan)
 
@@ -245,7 +257,7 @@ def test_an_extended_study_keeps_one_run_of_what_is_chosen_now(
     finals, parent = runs["spa-k4-final"], runs["study"]
     assert finals["params"]["num_prompts"] == "9"
     assert finals["tags"]["draws"] == "3"
-    assert history(finals, "test.miou") == [(0, 0.5), (1, 0.5), (2, 0.5)]
+    assert history(finals, "test.miou.draw") == [(0, 0.5), (1, 0.5), (2, 0.5)]
     assert len(parent["params"]) == 251
     assert (parent["params"]["draws"], parent["tags"]["now.draws"]) == ("2", "3")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from ssprompt_core.errors import UserError
 from ssprompt_platform.config.schema import Config
 from ssprompt_platform.storage import S3Path, StudyFolder
 from ssprompt_platform.tracking import check_tracking, target_of, tracking_uri
+from ssprompt_platform.tracking.dead import name_target
 from ssprompt_platform.tracking.target import Target, check_target
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ def web_page() -> Iterator[str]:
         ("htp://host:5000", ["must be the address of an MLflow server"]),
         ("http://host:50x0", ["whose port is no number"]),
         ("http:///mlflow", ["names no host"]),
+        ("postgresql://u@h/d?password=hidden-one", ["its password would be kept", "(hidden)"]),
     ],
 )  # fmt: skip
 def test_an_address_that_nobody_answers(uri: str, parts: list[str], tmp_path: Path) -> None:
@@ -85,6 +88,10 @@ def test_a_password_of_the_environment_is_not_shown(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:{secret}@127.0.0.1:9")
     told = refusal("", tmp_path)
     assert "user:(hidden)@127.0.0.1:9" in told
+
+
+def test_an_experiment_needs_a_name(tmp_path: Path) -> None:
+    assert "tracking.experiment is empty" in refusal("http://127.0.0.1:9", tmp_path, " ")
 
 
 def test_an_experiment_that_was_deleted(own_uri: str, tmp_path: Path) -> None:
@@ -130,17 +137,36 @@ def test_where_values_go_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert tracking_uri(config, folder) == "http://here:5000"
 
 
+def test_what_is_kept_of_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others find the same MLflow; a password is not kept, and a root may be moved."""
+    kept = []
+    bucket = S3Path("b", "p")
+    monkeypatch.chdir(tmp_path)
+    for root, uri, variable in (
+        (tmp_path, "http://here:5000", ""),
+        (tmp_path, "", ""),
+        (tmp_path, "", "postgresql://u:secret-pw@h/d"),
+        (tmp_path, "", "postgresql://u@h/d"),
+        (bucket, "", ""),
+    ):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", variable)
+        name_target(tmp_path, target_of(uri, "x", root), root)
+        kept.append(json.loads((tmp_path / "target.json").read_text())["uri"])
+    database = f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}"
+    assert kept == ["http://here:5000", "", "", "postgresql://u@h/d", database]
+
+
 def test_an_experiment_in_a_folder_of_another_root_is_left_alone(
     own_uri: str, tmp_path: Path
 ) -> None:
-    from ssprompt_platform.tracking.delivery import _experiment
+    from ssprompt_platform.tracking.experiment import experiment_id
 
     client = MlflowClient(own_uri)
     here = Target(own_uri, "x", (tmp_path / "mlflow-artifacts").as_uri(), "")
     there = Target(own_uri, "x", "s3://b/p/mlflow-artifacts", "")
-    first, second = _experiment(client, here), _experiment(client, there)
+    first, second = experiment_id(client, here), experiment_id(client, there)
     assert first != second
-    assert (_experiment(client, here), _experiment(client, there)) == (first, second)
+    assert (experiment_id(client, here), experiment_id(client, there)) == (first, second)
     found = client.get_experiment(second)
     assert found.name == "x in s3://b/p/mlflow-artifacts"
     assert found.artifact_location == "s3://b/p/mlflow-artifacts"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from learned import load_job
-from tracked import EXPERIMENT, NOWHERE, TRIAL, found, tell_story, track, trial, written
+from tracked import NOWHERE, TRIAL, found, target, tell_story, track, trial, written
 
 from ssprompt_platform.ownership import owned
 from ssprompt_platform.storage import StudyFolder
@@ -19,7 +19,7 @@ job = load_job("tracking")
 def left(root: Path, study: str, uri: str) -> Path:
     """A study whose MLflow was away all the time."""
     folder = written(root, study, lambda tracker: tell_story(tracker, root))
-    name_target(folder, uri, EXPERIMENT)
+    name_target(folder, target(uri, root), root)
     return folder
 
 
@@ -99,7 +99,7 @@ def test_runs_left_open_are_killed(own_uri: str, tmp_path: Path) -> None:
     tracker = track(own_uri, tmp_path, "open")
     tracker.started(TRIAL)
     tracker.close(20)
-    name_target(tracker.work, own_uri, EXPERIMENT)
+    name_target(tracker.work, target(own_uri, tmp_path), tmp_path)
     assert job.main(["sync", "--root", str(tmp_path)]) == 0
     assert {run["status"] for run in found(own_uri, "open").values()} == {"KILLED"}
 
