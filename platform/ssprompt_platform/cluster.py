@@ -121,7 +121,7 @@ def resolve_resources(config: TrainConfig, total: dict[str, float]) -> Resources
     Raises:
         UserError: The cluster cannot hold what is asked for.
     """
-    cpus, gpus = int(total.get("CPU", 1)), total.get("GPU", 0.0)
+    cpus, gpus = int(total.get("CPU", 0)), total.get("GPU", 0.0)
     if config.cpus_per_worker > cpus:
         raise UserError(
             f"train.cpus_per_worker is {config.cpus_per_worker}, but the cluster has {cpus} CPUs"
@@ -148,8 +148,10 @@ def resolve_resources(config: TrainConfig, total: dict[str, float]) -> Resources
 
 def free_placement_groups() -> None:
     """Give back all resources that this driver has reserved, and end what holds them."""
-    mine = ("creator_job_id", "=", ray.get_runtime_context().get_job_id())
-    for group in list_placement_groups(filters=[mine], limit=10_000):
+    context = ray.get_runtime_context()
+    mine = ("creator_job_id", "=", context.get_job_id())
+    # the address is told: another study of this machine may have a cluster of its own
+    for group in list_placement_groups(context.gcs_address, filters=[mine], limit=10_000):
         if group.state != "REMOVED":
             identity = PlacementGroupID(bytes.fromhex(group.placement_group_id))
             remove_placement_group(PlacementGroup(identity))

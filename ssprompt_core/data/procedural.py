@@ -24,6 +24,16 @@ VERSION = 1
 _OFFSET: dict[Split, int] = {"train": 0, "val": 1_000_000, "test": 2_000_000}
 
 
+def folder_name(seed: int) -> str:
+    """Name of the folder, in a cache, that keeps the scenes of a seed; none of them is drawn."""
+    return f"procedural-{_recipe(seed)[:16]}"
+
+
+def _recipe(seed: int) -> str:
+    recipe = json.dumps([VERSION, asdict(DOWNSTREAM), seed], sort_keys=True)
+    return hashlib.sha256(recipe.encode()).hexdigest()
+
+
 class ProceduralDataset(SegmentationDataset):
     """Scenes of 96 x 96 pixels, 10 classes: 4 stuff, 6 things.
 
@@ -57,9 +67,8 @@ class ProceduralDataset(SegmentationDataset):
             split: tuple(f"{split}-{i:05d}" for i in range(count))
             for split, count in counts.items()
         }
-        recipe = json.dumps([VERSION, asdict(DOWNSTREAM), seed], sort_keys=True)
-        self._recipe = hashlib.sha256(recipe.encode()).hexdigest()
-        self._folder = cache / f"procedural-{self._recipe[:16]}" if cache else None
+        self._recipe = _recipe(seed)
+        self._folder = cache / folder_name(seed) if cache else None
 
     def ids(self, split: Split) -> tuple[str, ...]:
         """Image ids of one split, such as ``train-00007``."""
@@ -72,11 +81,6 @@ class ProceduralDataset(SegmentationDataset):
     def label(self, image_id: str) -> NDArray[np.uint8]:
         """The class map, uint8 ``[96, 96]``."""
         return self._read(image_id)[1]
-
-    @property
-    def folder(self) -> Path | None:
-        """Folder in which these scenes are kept; None: nowhere."""
-        return self._folder
 
     def digest(self, image_id: str) -> str:
         """SHA-256 of the pixels."""

@@ -71,7 +71,7 @@ def test_every_metric_of_every_step_is_there_once(served: ServedStudy) -> None:
     values = metrics_by_key(served.bucket, served.client)
     assert values == metrics_by_key(served.disk)
     for key in complete:
-        assert [step for step, _ in values[key]["loss"]] == [1, 2, 3], key
+        assert [step for step, _ in values[key]["train.loss"]] == [1, 2, 3], key
 
 
 def test_a_second_process_is_told_who_runs_the_study(served: ServedStudy) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ssprompt_core.data.procedural import ProceduralDataset
+from ssprompt_core.data.procedural import folder_name
 from ssprompt_platform.config.schema import Config
 from ssprompt_platform.embeddings import EmbeddingStore
 from ssprompt_platform.ownership import holder
@@ -84,9 +84,7 @@ class Study:
         """Name of the folder with its made images; None where it makes none or is unknown."""
         if self.option("data", "kind") != "procedural":
             return None
-        seed = int(self.option("data", "seed") or 0)
-        folder = ProceduralDataset(1, 1, 1, seed, cache=Path()).folder
-        return folder.name if folder else None
+        return folder_name(int(self.option("data", "seed") or 0))
 
 
 def studies(root: Place) -> Iterator[Study]:
