@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote
 
+import boto3
 import pytest
 from botocore.exceptions import ClientError
+from mlflow.store.artifact import s3_artifact_repo
 from sqlalchemy import create_engine, text
 
 from ssprompt_core.errors import UserError
@@ -78,6 +80,9 @@ def s3_bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         monkeypatch.delenv(name)
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
+    # both keep the keys that they found first in a process
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    s3_artifact_repo._cached_get_s3_client.cache_clear()
     bucket = f"test-{secrets.token_hex(6)}"
     s3_server.client().create_bucket(Bucket=bucket)
     yield f"s3://{bucket}/studies"

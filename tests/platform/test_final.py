@@ -344,7 +344,7 @@ def test_killed_workers_are_replaced_and_failing_fits_recorded(
 @pytest.mark.usefixtures("ray_cluster", "by_value")
 def test_a_run_that_cannot_begin_any_fit_ends_with_the_reason(tools: FinalBench) -> None:
     deadly, folder = on_cluster(tools, deaths=LethalToRead())
-    with pytest.raises(Exception, match="workers died 3 times before they had begun a fit"):
+    with pytest.raises(Exception, match="workers died [34] times before they had begun a fit"):
         run_final_fits(deadly, folder, Progress(Console(file=io.StringIO())))
     assert read_failed(tools.plan, tools.fits) == {}
 
