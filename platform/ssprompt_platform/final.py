@@ -41,6 +41,7 @@ from ssprompt_platform.fit_files import (
 from ssprompt_platform.fit_info import describe_fit
 from ssprompt_platform.fit_queue import FitQueue, LostWorkers, run_again_where_lost
 from ssprompt_platform.fits_view import FitsView
+from ssprompt_platform.metrics.fits import FitMetrics
 from ssprompt_platform.plan import FitKey, StudyPlan, derive_seed
 from ssprompt_platform.progress import Progress
 from ssprompt_platform.scoring import score_test
@@ -109,7 +110,11 @@ def run_final_fits(tools: FinalBench, folder: StudyFolder, progress: Progress) -
         How many were taken on.
     """
     left = unfinished(tools.plan, tools.fits, tools.best)
-    with progress.timed("final fits"), FitsView(progress.console, tools.plan.fits) as view:
+    counted = FitMetrics(folder.study_id, tools.plan.fits).counted
+    with (
+        progress.timed("final fits"),
+        FitsView(progress.console, tools.plan.fits, counted=counted) as view,
+    ):
         for records in (read_fits, read_failed):
             for key, record in records(tools.plan, tools.fits).items():
                 if key not in left:

@@ -50,6 +50,7 @@ class FitsView(LiveTable):
         console: Where to write.
         fits: All final fits of the study.
         clock: As for :class:`LiveTable`.
+        counted: Told of each fit that has ended, with its record.
     """
 
     def __init__(
@@ -57,8 +58,10 @@ class FitsView(LiveTable):
         console: Console,
         fits: Sequence[FitKey],
         clock: Callable[[], float] = time.monotonic,
+        counted: Callable[[FitKey, Mapping[str, Any]], None] = lambda key, record: None,
     ) -> None:
         super().__init__(console, clock)
+        self._counted = counted
         self._rows: dict[plan.Group, _Row] = {}
         for key in fits:
             self._rows.setdefault(key.group, _Row()).total += 1
@@ -131,6 +134,7 @@ class FitsView(LiveTable):
         return text, f"about {duration((total - ended) * self.elapsed / self._here)} left"
 
     def _count(self, key: FitKey, record: Mapping[str, Any]) -> None:
+        self._counted(key, record)
         with self._lock:
             row = self._rows[key.group]
             if "cause" in record:

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from ssprompt_core.errors import UserError
 from ssprompt_platform.bench import Bench, fit_settings
+from ssprompt_platform.capacity import workers_asked
 from ssprompt_platform.cluster import Resources, connected, resolve_resources
 from ssprompt_platform.config import load_config
 from ssprompt_platform.doctor import check_storage
@@ -22,6 +23,8 @@ from ssprompt_platform.failures import IncompleteStudyError, stops_named
 from ssprompt_platform.final import FinalBench, read_failed, run_final_fits
 from ssprompt_platform.identity import begin
 from ssprompt_platform.live import SearchView
+from ssprompt_platform.metrics.search import SearchMetrics
+from ssprompt_platform.metrics.study import StudyMetrics
 from ssprompt_platform.ownership import lost, owned
 from ssprompt_platform.plan import Group
 from ssprompt_platform.prepare import Prepared, describe, prepare
@@ -86,6 +89,7 @@ def run_study(arguments: Sequence[str], studies: Path, console: Console) -> Stud
         with progress.timed("start ray"):
             stack.enter_context(connected())
             train = prepared.config.train
+            stack.enter_context(workers_asked(train, progress.say))
             resources = resolve_resources(train, ray.cluster_resources())
             fit_settings(train, resources.device, train.epochs, prepared.config.study.seed)
             if prepared.config.search.budget.gpu_hours and not resources.gpus_per_worker:
@@ -100,7 +104,8 @@ def run_study(arguments: Sequence[str], studies: Path, console: Console) -> Stud
         with progress.timed("start mlflow"):
             tracker = start_tracker(prepared, progress.say)
         # its end closes the runs, and waits for what is still to be told
-        with tracker:
+        metrics = StudyMetrics(held.study_id, tracker.waiting, progress.seconds)
+        with metrics, tracker:
             missing = _run(prepared, resources, progress, tracker)
     if missing:
         raise IncompleteStudyError("; ".join(missing))
@@ -198,14 +203,15 @@ def _search(
     )
     with progress.timed("search"), _mirrored(folder) as mirror:
         searcher = GroupedSearch(plan, config, folder, budget, mirror.touch)
+        totals, ended = searcher.totals(), read_trials(folder)
         with SearchView(
             progress.console,
-            searcher.totals(),
-            read_trials(folder),
+            totals,
+            ended,
             minutes=config.search.budget.minutes,
             spent_minutes=budget.minutes,
         ) as view:
-            searcher.observe(tracker, view)
+            searcher.observe(tracker, view, SearchMetrics(folder.study_id, totals, ended))
             run_search(searcher, trial, folder, config.search.max_concurrent, view.say)
     return best | searcher.best()
 

@@ -13,6 +13,8 @@ import boto3
 import pyarrow.fs
 from botocore.config import Config
 
+from ssprompt_platform.metrics.s3 import watch
+
 ATTEMPTS = 16
 """Of each request, with waits that double up to 20 s: about a minute in all."""
 _ARROW_ATTEMPTS = 7
@@ -68,7 +70,7 @@ def arrow_filesystem() -> pyarrow.fs.S3FileSystem:
 def _client(attempts: int, *environment: str | None) -> Any:
     session = boto3.session.Session()
     patient = attempts >= ATTEMPTS
-    return session.client(
+    client = session.client(
         "s3",
         # servers other than Amazon's do not care, but the signature names one
         region_name=session.region_name or "us-east-1",
@@ -79,3 +81,4 @@ def _client(attempts: int, *environment: str | None) -> Any:
             max_pool_connections=32,
         ),
     )
+    return watch(client)

@@ -247,6 +247,10 @@ class Tracker:
             )
         return whole
 
+    def waiting(self) -> int:
+        """How many events MLflow was not told yet."""
+        return waiting(self._journal.path, *self._delivery.told)
+
     def where(self) -> dict[str, str]:
         """How to look at the study in MLflow, without credentials.
 
