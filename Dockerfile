@@ -33,12 +33,12 @@ COPY --chown=1000 constraints.txt ./
 RUN --mount=type=cache,target=/tmp/build/.cache/pip,uid=1000 \
     case "$VARIANT" in \
         cpu) index=https://download.pytorch.org/whl/cpu ;; \
-        cuda) index=https://pypi.org/simple ;; \
+        cuda) index= ;; \
         *) echo "VARIANT is '$VARIANT', but must be cpu or cuda" >&2; exit 2 ;; \
     esac; \
     grep -E '^(torch|torchvision)==' constraints.txt > torch.txt; \
-    pip install --only-binary=:all: --constraint constraints.txt --index-url "$index" \
-        --extra-index-url https://pypi.org/simple --requirement torch.txt
+    pip install --only-binary=:all: --constraint constraints.txt \
+        ${index:+--extra-index-url "$index"} --requirement torch.txt
 COPY --chown=1000 pyproject.toml README.md LICENSE ./
 COPY --chown=1000 ssprompt_core ssprompt_core
 COPY --chown=1000 platform platform

@@ -9,15 +9,11 @@ from pathlib import Path
 import ray
 from rich.console import Console
 
-from ssprompt_core.errors import UserError
 from ssprompt_platform.capacity import workers_asked
 from ssprompt_platform.cluster import connected, resolve_resources
-from ssprompt_platform.config import load_config
-from ssprompt_platform.doctor import check_storage
 from ssprompt_platform.encode import Encoded, encode_missing, missing_images
-from ssprompt_platform.prepare import prepare
+from ssprompt_platform.prepare import prepare_checked
 from ssprompt_platform.progress import Progress
-from ssprompt_platform.storage import StorageError, storage_root
 
 
 def encode_study(arguments: Sequence[str], studies: Path, console: Console) -> Encoded:
@@ -40,13 +36,7 @@ def encode_study(arguments: Sequence[str], studies: Path, console: Console) -> E
     """
     progress = Progress(console)
     with progress.timed("prepare"):
-        config = load_config(arguments, studies)
-        try:
-            if not config.study.dry_run:
-                check_storage(storage_root(config.storage.root))
-            prepared = prepare(config)
-        except StorageError as error:
-            raise UserError(str(error)) from error
+        prepared = prepare_checked(arguments, studies)
     train, images = prepared.config.train, prepared.plan.image_ids()
     if prepared.config.study.dry_run:
         missing = len(missing_images(prepared.dataset, images, prepared.store))

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 
+from ssprompt_core.errors import UserError
 from ssprompt_core.models.official import check_official
 from ssprompt_core.text.classes import ClassTexts
 from ssprompt_platform.cluster import local_resources, resolve_resources
+from ssprompt_platform.config import load_config
 from ssprompt_platform.config.schema import Config
 from ssprompt_platform.data_lock import DataLock
+from ssprompt_platform.doctor import check_storage
 from ssprompt_platform.embeddings import EmbeddingStore
 from ssprompt_platform.encode import missing_images
 from ssprompt_platform.estimate import estimate, trial_count
@@ -19,7 +24,7 @@ from ssprompt_platform.plan import StudyPlan, make_plan
 from ssprompt_platform.protocol import score_counts
 from ssprompt_platform.sealed import SealedDataset
 from ssprompt_platform.sources import SegmenterSource, build_dataset, embed_class_names
-from ssprompt_platform.storage import StudyFolder, storage_root, work_root
+from ssprompt_platform.storage import StorageError, StudyFolder, storage_root, work_root
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,25 @@ class Prepared:
     plan: StudyPlan
     lock: DataLock
     fingerprints: dict[str, str]
+
+
+def prepare_checked(arguments: Sequence[str], studies: Path) -> Prepared:
+    """Read a study's words, see that its storage works, and check all inputs.
+
+    Args:
+        arguments: ``study=<name or path>`` and ``group.key=value`` words.
+        studies: Folder of the named study files.
+
+    Raises:
+        UserError: Something is wrong, the storage included; nothing was written.
+    """
+    config = load_config(arguments, studies)
+    try:
+        if not config.study.dry_run:
+            check_storage(storage_root(config.storage.root))
+        return prepare(config)
+    except StorageError as error:
+        raise UserError(str(error)) from error
 
 
 def prepare(config: Config) -> Prepared:

@@ -15,8 +15,6 @@ from ssprompt_core.errors import UserError
 from ssprompt_platform.bench import Bench, fit_settings
 from ssprompt_platform.capacity import workers_asked
 from ssprompt_platform.cluster import Resources, connected, resolve_resources
-from ssprompt_platform.config import load_config
-from ssprompt_platform.doctor import check_storage
 from ssprompt_platform.encode import encode_missing
 from ssprompt_platform.explain import plan_facts, remarks
 from ssprompt_platform.failures import IncompleteStudyError, stops_named
@@ -27,7 +25,7 @@ from ssprompt_platform.metrics.search import SearchMetrics
 from ssprompt_platform.metrics.study import StudyMetrics
 from ssprompt_platform.ownership import lost, owned
 from ssprompt_platform.plan import Group
-from ssprompt_platform.prepare import Prepared, describe, prepare
+from ssprompt_platform.prepare import Prepared, describe, prepare_checked
 from ssprompt_platform.progress import Progress
 from ssprompt_platform.protocol import protocol
 from ssprompt_platform.report.front import front_rows
@@ -40,11 +38,9 @@ from ssprompt_platform.search.tuning import run_search, trainable
 from ssprompt_platform.search.work import TrainedWork
 from ssprompt_platform.storage import (
     Mirror,
-    StorageError,
     StudyFolder,
     in_ray_job,
     read_json,
-    storage_root,
     write_json,
 )
 from ssprompt_platform.tracking import Tracker, check_tracking, start_tracker
@@ -71,13 +67,7 @@ def run_study(arguments: Sequence[str], studies: Path, console: Console) -> Stud
     """
     progress = Progress(console)
     with progress.timed("prepare"):
-        config = load_config(arguments, studies)
-        try:
-            if not config.study.dry_run:
-                check_storage(storage_root(config.storage.root))
-            prepared = prepare(config)
-        except StorageError as error:
-            raise UserError(str(error)) from error
+        prepared = prepare_checked(arguments, studies)
     if prepared.config.study.dry_run:
         describe(prepared, console)
         return prepared.folder

@@ -109,7 +109,7 @@ def _embed(made: MadeRoot) -> None:
     classes = tuple(read_json(made.place / "ours" / "study.json")["facts"]["classes"])
     for encoder in ("text-ours", "text-theirs", "text-of-no-study"):
         plain, ensemble = torch.zeros(len(classes), 4), torch.ones(len(classes), 4)
-        texts.put(ClassTexts(classes, plain, ensemble, lambda: None, encoder))  # type: ignore
+        texts.put(ClassTexts(classes, plain, ensemble, lambda: None, encoder))
         path = texts.path(encoder, classes)
         age(path)
         if encoder == "text-of-no-study":
@@ -148,4 +148,4 @@ def _track(made: MadeRoot) -> None:
 
 
 def _below(place: Place, root: Place) -> str:
-    return str(place.relative_to(root))  # type: ignore
+    return str(place.relative_to(root))
