@@ -33,7 +33,7 @@ from ssprompt_platform.search.records import (
     State,
 )
 from ssprompt_platform.search.samplers import EVEN, grid, learning_sampler, sobol
-from ssprompt_platform.search.space import Space, search_space
+from ssprompt_platform.search.space import Space, search_space, setting_count
 
 _BATCH = "batch"
 """User attribute: number of the first trial that was proposed together with this one."""
@@ -143,7 +143,7 @@ class Proposals:
         """Why nothing more is to be proposed, or None; asked when no trial is under way."""
         if not self.remaining():
             return f"search.trials: all {self._config.search.trials} were proposed"
-        size = len(self._grid) or _size(self._space)
+        size = len(self._grid) or setting_count(self._space)
         tried = self._grid_left() == 0 if self._grid else len(self._first) >= (size or math.inf)
         if tried:
             return f"all {size} settings of the space were tried"
@@ -386,18 +386,3 @@ def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> 
 
 def _identity(params: Mapping[str, Any]) -> str:
     return json.dumps(params, sort_keys=True)
-
-
-def _size(space: Space) -> int | None:
-    """Number of settings where all dimensions are finite and none has a condition, or None."""
-    if space.conditions:
-        return None
-    size = 1
-    for distribution in space.distributions.values():
-        if isinstance(distribution, CategoricalDistribution):
-            size *= len(distribution.choices)
-        elif isinstance(distribution, IntDistribution):
-            size *= distribution.high - distribution.low + 1
-        elif not distribution.single():
-            return None
-    return size

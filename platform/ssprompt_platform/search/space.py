@@ -154,6 +154,21 @@ def _default(name: str, train: TrainConfig) -> Any:
     return getattr(train if name in FIT_HYPERPARAMETERS else MethodSettings(), name)
 
 
+def setting_count(space: Space) -> int | None:
+    """Number of settings where all dimensions are finite and none has a condition, or None."""
+    if space.conditions:
+        return None
+    size = 1
+    for distribution in space.distributions.values():
+        if isinstance(distribution, CategoricalDistribution):
+            size *= len(distribution.choices)
+        elif isinstance(distribution, IntDistribution):
+            size *= distribution.high - distribution.low + 1
+        elif not distribution.single():
+            return None
+    return size
+
+
 def _inside(distribution: BaseDistribution, value: Any) -> Any:
     """The nearest point of a distribution."""
     if isinstance(distribution, CategoricalDistribution):
