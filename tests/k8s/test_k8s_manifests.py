@@ -10,6 +10,7 @@ import re
 import shlex
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -86,6 +87,8 @@ def test_the_entrypoint_of_a_job_runs_as_the_manifest_says(
     client = s3_server.client()  # type: ignore[attr-defined]
     if bucket[1] not in {each["Name"] for each in client.list_buckets()["Buckets"]}:
         client.create_bucket(Bucket=bucket[1])
+    # other tests may have used a bucket of this name
+    before = objects(client, bucket[1])
     group = spec["rayClusterSpec"]["workerGroupSpecs"][0]
     limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
     grown = {
@@ -108,7 +111,13 @@ def test_the_entrypoint_of_a_job_runs_as_the_manifest_says(
     head = spec["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
     with real_files(words, mounted(head, found)) as given:
         run(given)
-    assert not client.list_objects_v2(Bucket=bucket[1]).get("Contents")
+    assert objects(client, bucket[1]) == before
+
+
+def objects(client: Any, bucket: str) -> set[tuple[str, str]]:
+    """Name and ETag of all objects of a bucket."""
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
+    return {(each["Key"], each["ETag"]) for page in pages for each in page.get("Contents", [])}
 
 
 def head_variables(
