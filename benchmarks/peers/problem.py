@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from ssprompt_core.evaluate import evaluate
@@ -24,6 +25,8 @@ from ssprompt_core.text.classes import ClassTexts
 from ssprompt_core.text.registry import build_text_encoder
 from ssprompt_core.train.fit import FitSettings, LabelledEmbeddings, fit
 
+BATCH = 16
+"""Images encoded and scored at once, as in a study."""
 LOW, HIGH, FIRST = 0.1, 0.6, 0.3
 """Range of both learning rates, and their value in the first trial, of which all know the score."""
 
@@ -93,11 +96,19 @@ def encode(problem: Problem) -> Encoded:
     segmenter = build_segmenter(problem.model, checkpoint)
     encoder = build_text_encoder("small")
     texts = ClassTexts.of(lambda: encoder, problem.class_names)
+    images, labels = [], []
+    for stem in (*problem.support, *problem.selection):
+        images.append(segmenter.preprocess(_read(problem, "images", stem)))
+        labels.append(_read(problem, "labels", stem))
+    batches = torch.split(torch.stack(images), BATCH)
+    embeddings = torch.cat([segmenter.encode_images(x_B3SS) for x_B3SS in batches])
+    sizes = [(label.shape[0], label.shape[1]) for label in labels]
+    fitted = len(problem.support)
     return Encoded(
         segmenter,
         texts,
-        _embedded(problem, segmenter, problem.support),
-        _embedded(problem, segmenter, problem.selection),
+        LabelledEmbeddings(embeddings[:fitted], labels[:fitted], sizes[:fitted]),
+        LabelledEmbeddings(embeddings[fitted:], labels[fitted:], sizes[fitted:]),
     )
 
 
@@ -119,7 +130,7 @@ def run_trial(problem: Problem, data: Encoded, lr_embedding: float, lr_weight: f
         ),
     )
     classes = len(problem.class_names)
-    return evaluate(model, data.selection, classes, batch_size=16, device="cpu").miou
+    return evaluate(model, data.selection, classes, batch_size=BATCH, device="cpu").miou
 
 
 @dataclass(frozen=True)
@@ -144,13 +155,6 @@ class Done:
         self.scores.append(score)
 
 
-def _embedded(problem: Problem, segmenter: Segmenter, stems: Sequence[str]) -> LabelledEmbeddings:
-    embeddings, labels = [], []
-    for stem in stems:
-        with Image.open(Path(problem.folder) / "images" / f"{stem}.png") as picture:
-            x_3SS = segmenter.preprocess(np.asarray(picture))
-        embeddings.append(segmenter.encode_images(x_3SS[None]))
-        with Image.open(Path(problem.folder) / "labels" / f"{stem}.png") as picture:
-            labels.append(np.asarray(picture))
-    sizes = [(label.shape[0], label.shape[1]) for label in labels]
-    return LabelledEmbeddings(torch.cat(embeddings), labels, sizes)
+def _read(problem: Problem, kind: str, stem: str) -> NDArray[np.uint8]:
+    with Image.open(Path(problem.folder) / kind / f"{stem}.png") as picture:
+        return np.array(picture)

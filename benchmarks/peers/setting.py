@@ -23,13 +23,12 @@ from ssprompt_platform.plan import derive_seed, make_plan
 from ssprompt_platform.sources import build_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
-_TESTS = 4
 _STRIPPED = ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def small_problem(folder: Path) -> Problem:
     """The small model on procedural scenes of 10 classes, with the default study's trials."""
-    write_scenes(folder, 80, [*DOWNSTREAM.stuff, *DOWNSTREAM.things], lambda classes: classes)
+    write_scenes(folder, 80, 4, [*DOWNSTREAM.stuff, *DOWNSTREAM.things], lambda classes: classes)
     problem = Problem(
         folder=str(folder),
         model="small",
@@ -50,7 +49,7 @@ def vit_problem(folder: Path) -> Problem:
 
     things = len(DOWNSTREAM.stuff)
     write_scenes(
-        folder, 12, ["stuff", "thing"], lambda classes: (classes >= things).astype(np.uint8)
+        folder, 12, 1, ["stuff", "thing"], lambda classes: (classes >= things).astype(np.uint8)
     )
     checkpoint = folder / "vit_b.pth"
     torch.manual_seed(0)
@@ -142,19 +141,22 @@ def environment() -> Mapping[str, str]:
     )
 
 
-def write_scenes(folder: Path, count: int, class_names: list[str], of_scene: Any) -> None:
+def write_scenes(
+    folder: Path, count: int, tests: int, class_names: list[str], of_scene: Any
+) -> None:
     """Write procedural scenes as a folder data set.
 
     Args:
         folder: Made here.
         count: Scenes of the train pool.
+        tests: Of the test split.
         class_names: Names by id.
         of_scene: Takes a scene's class map; returns the ids.
     """
     for name in ("images", "labels"):
         (folder / name).mkdir(parents=True)
     stems = []
-    for number in range(count + _TESTS):
+    for number in range(count + tests):
         scene = draw_scene(DOWNSTREAM, 0, number)
         label: NDArray[np.uint8] = of_scene(scene.classes)
         stems.append(f"scene{number:03d}")
