@@ -6,12 +6,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-import ray
 from rich.console import Console
 
-from ssprompt_platform.capacity import workers_asked
-from ssprompt_platform.cluster import connected, resolve_resources
-from ssprompt_platform.encode import Encoded, encode_missing, missing_images
+from ssprompt_platform.encoded import Encoded, missing_images
 from ssprompt_platform.prepare import prepare_checked
 from ssprompt_platform.progress import Progress
 
@@ -41,6 +38,13 @@ def encode_study(arguments: Sequence[str], studies: Path, console: Console) -> E
     if prepared.config.study.dry_run:
         missing = len(missing_images(prepared.dataset, images, prepared.store))
         return Encoded(len(set(images)), len(set(images)) - missing, missing)
+    # here, since a dry run needs no Ray
+    import ray
+
+    from ssprompt_platform.capacity import workers_asked
+    from ssprompt_platform.cluster import connected, resolve_resources
+    from ssprompt_platform.encode import encode_missing
+
     with ExitStack() as stack:
         with progress.timed("start ray"):
             stack.enter_context(connected())
