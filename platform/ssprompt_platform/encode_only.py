@@ -39,17 +39,16 @@ def encode_study(arguments: Sequence[str], studies: Path, console: Console) -> E
         missing = len(missing_images(prepared.dataset, images, prepared.store))
         return Encoded(len(set(images)), len(set(images)) - missing, missing)
     # here, since a dry run needs no Ray
-    import ray
-
     from ssprompt_platform.capacity import workers_asked
     from ssprompt_platform.cluster import connected, resolve_resources
     from ssprompt_platform.encode import encode_missing
+    from ssprompt_platform.machines import cluster_machines
 
     with ExitStack() as stack:
         with progress.timed("start ray"):
             stack.enter_context(connected())
             stack.enter_context(workers_asked(train, progress.say))
-            resources = resolve_resources(train, ray.cluster_resources())
+            resources = resolve_resources(train, cluster_machines())
         return encode_missing(
             prepared.dataset,
             images,

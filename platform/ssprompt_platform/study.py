@@ -6,8 +6,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-import ray
-
 from ssprompt_core.errors import UserError
 from ssprompt_platform.bench import Bench, fit_settings
 from ssprompt_platform.capacity import workers_asked
@@ -18,6 +16,7 @@ from ssprompt_platform.failures import IncompleteStudyError, stops_named
 from ssprompt_platform.final import FinalBench, read_failed, run_final_fits
 from ssprompt_platform.identity import begin
 from ssprompt_platform.live import SearchView
+from ssprompt_platform.machines import cluster_machines
 from ssprompt_platform.metrics.search import SearchMetrics
 from ssprompt_platform.metrics.study import StudyMetrics
 from ssprompt_platform.ownership import lost, owned
@@ -70,7 +69,7 @@ def run_prepared(prepared: Prepared, progress: Progress) -> StudyFolder:
             stack.enter_context(connected())
             train = prepared.config.train
             stack.enter_context(workers_asked(train, progress.say))
-            resources = resolve_resources(train, ray.cluster_resources())
+            resources = resolve_resources(train, cluster_machines())
             fit_settings(train, resources.device, train.epochs, prepared.config.study.seed)
             if prepared.config.search.budget.gpu_hours and not resources.gpus_per_worker:
                 raise UserError(
