@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-import ray
 from rich.console import Console
 
 from ssprompt_platform.capacity import workers_asked
 from ssprompt_platform.cluster import connected, resolve_resources
 from ssprompt_platform.encode import Encoded, encode_missing, missing_images
+from ssprompt_platform.machines import cluster_machines
 from ssprompt_platform.prepare import prepare_checked
 from ssprompt_platform.progress import Progress
 
@@ -45,7 +45,7 @@ def encode_study(arguments: Sequence[str], studies: Path, console: Console) -> E
         with progress.timed("start ray"):
             stack.enter_context(connected())
             stack.enter_context(workers_asked(train, progress.say))
-            resources = resolve_resources(train, ray.cluster_resources())
+            resources = resolve_resources(train, cluster_machines())
         return encode_missing(
             prepared.dataset,
             images,

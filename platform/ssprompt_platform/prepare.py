@@ -11,7 +11,7 @@ from rich.console import Console
 from ssprompt_core.errors import UserError
 from ssprompt_core.models.official import check_official
 from ssprompt_core.text.classes import ClassTexts
-from ssprompt_platform.cluster import local_resources, resolve_resources
+from ssprompt_platform.cluster import local_machine, resolve_resources
 from ssprompt_platform.config import load_config
 from ssprompt_platform.config.schema import Config
 from ssprompt_platform.data_lock import DataLock
@@ -105,7 +105,7 @@ def prepare(config: Config) -> Prepared:
 def describe(prepared: Prepared, console: Console) -> None:
     """Print what the study would do and how long it would take, for a dry run."""
     config, plan, dataset = prepared.config, prepared.plan, prepared.dataset
-    resources = resolve_resources(config.train, local_resources())
+    resources = resolve_resources(config.train, [local_machine()])
     images = plan.image_ids()
     missing = missing_images(dataset, images, prepared.store)
     console.print(

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import ray
 from rich.console import Console
 
 from ssprompt_core.errors import UserError
@@ -21,6 +20,7 @@ from ssprompt_platform.failures import IncompleteStudyError, stops_named
 from ssprompt_platform.final import FinalBench, read_failed, run_final_fits
 from ssprompt_platform.identity import begin
 from ssprompt_platform.live import SearchView
+from ssprompt_platform.machines import cluster_machines
 from ssprompt_platform.metrics.search import SearchMetrics
 from ssprompt_platform.metrics.study import StudyMetrics
 from ssprompt_platform.ownership import lost, owned
@@ -80,7 +80,7 @@ def run_study(arguments: Sequence[str], studies: Path, console: Console) -> Stud
             stack.enter_context(connected())
             train = prepared.config.train
             stack.enter_context(workers_asked(train, progress.say))
-            resources = resolve_resources(train, ray.cluster_resources())
+            resources = resolve_resources(train, cluster_machines())
             fit_settings(train, resources.device, train.epochs, prepared.config.study.seed)
             if prepared.config.search.budget.gpu_hours and not resources.gpus_per_worker:
                 raise UserError(

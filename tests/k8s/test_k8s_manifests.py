@@ -96,7 +96,7 @@ def test_the_entrypoint_of_a_job_runs_as_the_manifest_says(
         for name, key in (("CPU", "cpu"), ("GPU", "nvidia.com/gpu"))
     }
     # the plan is for the cluster of the manifest, not for this machine
-    monkeypatch.setattr("ssprompt_platform.prepare.local_resources", lambda: grown)
+    monkeypatch.setattr("ssprompt_platform.prepare.local_machine", lambda: grown)
     said = io.StringIO()
 
     def run(given: list[str]) -> None:

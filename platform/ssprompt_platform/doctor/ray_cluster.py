@@ -30,6 +30,7 @@ from ssprompt_platform.doctor.findings import (
 )
 from ssprompt_platform.doctor.folder_probe import LEAST_FREE, existing
 from ssprompt_platform.doctor.node import PACKAGES, Errand, Seen, examine, version_of
+from ssprompt_platform.machines import cluster_machines, total
 from ssprompt_platform.storage import Place
 
 ADDRESS = "RAY_ADDRESS"
@@ -121,15 +122,15 @@ def not_joined(error: Exception, named: str | None) -> Finding:
 
 def _joined(subject: Subject, named: str | None) -> Iterator[Finding]:
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    total = ray.cluster_resources()
+    machines = cluster_machines()
     what = f"{named} joined" if named else "a cluster of its own starts here"
     yield ok(
         "Ray",
         f"{what}: Ray {ray.__version__}, {len(nodes)} machines, "
-        f"{total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs",
+        f"{total(machines, 'CPU'):g} CPUs, {total(machines, 'GPU'):g} GPUs",
     )
     try:
-        resources = resolve_resources(subject.config.train, total)
+        resources = resolve_resources(subject.config.train, machines)
     except UserError as error:
         yield of_sentence("workers", str(error))
     else:
