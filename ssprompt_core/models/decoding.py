@@ -129,7 +129,7 @@ def _pick_cells(image_PSD: Tensor, cells_K: Tensor) -> Tensor:
     """The asked-for cells, ``[P, K, D]``, of each group its own."""
     if cells_K.dim() == 1:
         return image_PSD.index_select(1, cells_K)
-    parts = image_PSD.split(len(image_PSD) // len(cells_K))
+    parts = torch.split(image_PSD, len(image_PSD) // len(cells_K))
     return torch.cat([part.index_select(1, k) for part, k in zip(parts, cells_K, strict=True)])
 
 

@@ -136,7 +136,7 @@ class SamSegmenter(Segmenter):
             logits = decode_masks_together(*frozen, spatial_GND, semantic_GCD, cells_GP)
         else:
             logits = decode_masks(*frozen, tokens_GCTD, cells_GP)
-        return logits.unflatten(0, embeddings_GBDhw.shape[:2])
+        return logits.view(*embeddings_GBDhw.shape[:2], *logits.shape[1:])
 
     def _dense_inputs(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Positional encoding of the cells and the dense prompt of a call without a mask."""

@@ -124,7 +124,9 @@ class Loop:
         self._rank = dist.get_rank() if self._parallel else 0
         self._ranks = dist.get_world_size() if self._parallel else 1
         model.prepare(data.embeddings, self._labels_nS44)
-        self._optimiser, self._best, self._stopped = None, None, False
+        self._optimiser: Optimiser | None = None
+        self._best: BestEpoch | None = None
+        self._stopped = self._diverged = False
         if model.parameter_groups():
             self._begin(get_checkpoint)
 
@@ -145,7 +147,6 @@ class Loop:
             if self._best:
                 self._best.restore(state)
         self._stopped = self._best is not None and self._best.exhausted(self._optimiser.epoch)
-        self._diverged = False
 
     @property
     def optimiser(self) -> Optimiser:
