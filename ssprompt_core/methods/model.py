@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -61,6 +61,30 @@ class FewShotModel(nn.Module, ABC):
         Returns:
             ``[B, C, 4h, 4w]``, or ``[B, C, P, 4, 4]`` with ``cells_P``.
         """
+
+    def kinship(self) -> Hashable:
+        """Equal for models that can share the passes of a decoder; None for one that shares none.
+
+        See :meth:`logits_of_groups`.
+        """
+        return None
+
+    @staticmethod
+    def logits_of_groups(
+        models: Sequence[FewShotModel], embeddings_GBDhw: Tensor, cells_GP: Tensor
+    ) -> Tensor:
+        """Logits of ``G`` models of equal :meth:`kinship`, each on images of its own.
+
+        Args:
+            models: The models.
+            embeddings_GBDhw: Frozen image embeddings of each, float32.
+            cells_GP: Flat indices of embedding cells of each, int64.
+
+        Returns:
+            ``[G, B, C, P, 4, 4]``: the numbers of :meth:`class_logits` up to rounding.
+        """
+        pairs = zip(models, embeddings_GBDhw, cells_GP, strict=True)
+        return torch.stack([model.class_logits(images, cells) for model, images, cells in pairs])
 
     @abstractmethod
     def parameter_groups(self) -> list[dict[str, Any]]:

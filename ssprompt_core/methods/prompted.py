@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
@@ -57,6 +58,32 @@ class PromptedModel(FewShotModel):
                 embeddings_BDhw, spatial_ND, semantic_CD, cells_P=cells_P
             )
         return self.segmenter.decode(embeddings_BDhw, tokens_CTD, cells_P=cells_P)
+
+    def kinship(self) -> Hashable:
+        """The segmenter, the way of decoding, and the number of classes and prompts.
+
+        Learning rates, starts and even what is learned may differ: the decoder sees tokens.
+        """
+        with torch.no_grad():
+            return id(self.segmenter), self._settings.decoding, tuple(self.prompts().shape)
+
+    @staticmethod
+    def logits_of_groups(
+        models: Sequence[FewShotModel], embeddings_GBDhw: Tensor, cells_GP: Tensor
+    ) -> Tensor:
+        """Logits ``[G, B, C, P, 4, 4]``: tokens are made model by model and decoded in one go."""
+        first = models[0]
+        assert isinstance(first, PromptedModel)
+        with torch.autocast(embeddings_GBDhw.device.type, enabled=False):
+            tokens_GCTD = torch.stack(
+                [model.prompts() for model in models if isinstance(model, PromptedModel)]
+            )
+        return first.segmenter.decode_groups(
+            embeddings_GBDhw,
+            tokens_GCTD,
+            cells_GP,
+            one_pass=first._settings.decoding == "one_pass",
+        )
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Embeddings, weights, points, context and the text map, each with its learning rate."""
