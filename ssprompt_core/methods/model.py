@@ -10,6 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from ssprompt_core.data.embeddings import Embeddings
 from ssprompt_core.methods.settings import MethodSettings
 from ssprompt_core.models.segmenter import Segmenter
 from ssprompt_core.text.classes import ClassTexts
@@ -89,7 +90,7 @@ class FewShotModel(nn.Module, ABC):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups for AdamW, each with ``params`` and ``lr``; empty where nothing is trained."""
 
-    def prepare(self, embeddings_nDhw: Tensor, labels_nS44: Tensor) -> None:
+    def prepare(self, embeddings_nDhw: Embeddings, labels_nS44: Tensor) -> None:
         """See the support images once before training; most models need not.
 
         Args:
