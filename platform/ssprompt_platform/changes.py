@@ -19,10 +19,11 @@ _FREE = frozenset(
         "tracking.register",
         "tracking.model",
         "train.workers",
+        "train.fits_together",
         "search.max_concurrent",
     }
 )
-"""Keys that change no number: they may change between two parts of a study."""
+"""Keys that change no number but by rounding: they may change between two parts of a study."""
 
 
 def _superset(before: Any, now: Any) -> bool:
