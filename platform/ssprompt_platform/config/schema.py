@@ -295,7 +295,8 @@ class TrainConfig:
     fits_together: int = _option(
         0,
         "final fits of one method and K, equal but for the support draw, that a worker trains as "
-        "one batch (same results up to rounding); 0: one on a CPU, which gains little, 8 on a GPU",
+        "one batch, which gains with decoding=one_pass or on a GPU (equal up to rounding); "
+        "0: 1 on a CPU, 8 on a GPU",
         low=0,
     )
     workers_per_trial: int = _option(
