@@ -16,9 +16,13 @@ unneeded:
 The one-pass form (:func:`decode_masks_together`) shares all of this, with one token sequence for
 all classes.
 
+Images may form groups of equal size, each with prompts and cells of its own: so several fits share
+a pass. A tensor of all groups has one more axis in front, and the images lie group by group.
+
 Image-side activations are kept as ``[.., channels, S]`` (``S = h * w`` cells): splitting heads then
-copies nothing. Axis letters: B images, C classes, P = B * C pairs, T tokens, D channels, I inner
-channels of an attention, H heads, d = I / H, S cells, K asked-for cells, M masks of a sequence.
+copies nothing. Axis letters: B images, G groups, C classes, P = B * C pairs, T tokens, D channels,
+I inner channels of an attention, H heads, d = I / H, S cells, K asked-for cells, M masks of a
+sequence.
 """
 
 from __future__ import annotations
@@ -46,14 +50,17 @@ def decode_masks(
         image_BDhw: Frozen image embeddings, float; gets no gradient.
         image_pe_Dhw: Positional encoding of the cells (``PromptEncoder.get_dense_pe()[0]``).
         dense_D: Dense prompt of a call without a mask (``PromptEncoder.no_mask_embed``).
-        tokens_CTD: Sparse prompts of each class, shared by the images; differentiable.
-        cells_K: Flat indices of cells in ``[0, h * w)``, int64; None asks for all.
+        tokens_CTD: Sparse prompts of each class, shared by the images; differentiable. With groups
+            ``[G, C, T, D]``.
+        cells_K: Flat indices of cells in ``[0, h * w)``, int64; None asks for all. With groups
+            ``[G, K]``.
 
     Returns:
         Logits ``[B, C, 4h, 4w]``, or ``[B, C, K, 4, 4]`` with ``cells_K``.
     """
     output_tD = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-    prompt_CtD = torch.cat([output_tD.expand(len(tokens_CTD), -1, -1), tokens_CTD], dim=1)
+    output_CtD = output_tD.expand(*tokens_CTD.shape[:-2], -1, -1)
+    prompt_CtD = torch.cat([output_CtD, tokens_CTD], dim=-2)
     # the IoU token comes first: mask token 0 is token 1
     return _decode(decoder, image_BDhw, image_pe_Dhw, dense_D, prompt_CtD, slice(1, 2), cells_K)
 
@@ -77,17 +84,18 @@ def decode_masks_together(
         image_BDhw: Frozen image embeddings.
         image_pe_Dhw: Positional encoding of the cells.
         dense_D: Dense prompt of a call without a mask.
-        spatial_ND: Spatial prompts; differentiable.
-        semantic_CD: Semantic prompts; differentiable.
-        cells_K: Cells whose logits are wanted; None asks for all.
+        spatial_ND: Spatial prompts; differentiable. With groups ``[G, N, D]``.
+        semantic_CD: Semantic prompts; differentiable. With groups ``[G, C, D]``.
+        cells_K: Cells whose logits are wanted; None asks for all. With groups ``[G, K]``.
 
     Returns:
         Logits ``[B, C, 4h, 4w]``, or ``[B, C, K, 4, 4]`` with ``cells_K``.
     """
     classes_CD = decoder.mask_tokens.weight[:1] + semantic_CD
-    prompt_TD = torch.cat([decoder.iou_token.weight, classes_CD, spatial_ND])
-    masks = slice(1, 1 + len(classes_CD))
-    return _decode(decoder, image_BDhw, image_pe_Dhw, dense_D, prompt_TD[None], masks, cells_K)
+    iou_1D = decoder.iou_token.weight.expand(*classes_CD.shape[:-2], -1, -1)
+    prompt_1TD = torch.cat([iou_1D, classes_CD, spatial_ND], dim=-2).unsqueeze(-3)
+    masks = slice(1, 1 + classes_CD.shape[-2])
+    return _decode(decoder, image_BDhw, image_pe_Dhw, dense_D, prompt_1TD, masks, cells_K)
 
 
 def _decode(
@@ -101,13 +109,14 @@ def _decode(
 ) -> Tensor:
     """Logits of the tokens ``masks`` of each of ``C`` token sequences, in their order."""
     B, _, h, w = image_BDhw.shape
+    prompt_GCTD = prompt_CTD if prompt_CTD.dim() == 4 else prompt_CTD[None]
     image_BSD = (image_BDhw.detach() + dense_D[:, None, None]).flatten(2).transpose(1, 2)
     pe_DS = image_pe_Dhw.flatten(1)
     transformer = decoder.transformer
-    token_PMD, image_PSD = _transform(transformer, image_BSD, pe_DS, prompt_CTD, masks)
+    token_PMD, image_PSD = _transform(transformer, image_BSD, pe_DS, prompt_GCTD, masks)
     hyper_PME = decoder.output_hypernetworks_mlps[0](token_PMD)
     if cells_K is not None:
-        image_PSD = image_PSD.index_select(1, cells_K)
+        image_PSD = _pick_cells(image_PSD, cells_K)
     logits_PMK44 = _upscaled_dot(decoder.output_upscaling, image_PSD, hyper_PME)
     logits_BCK44 = logits_PMK44.view(B, -1, *logits_PMK44.shape[2:])
     if cells_K is not None:
@@ -116,12 +125,20 @@ def _decode(
     return logits_BCK44.view(B, C, h, w, 4, 4).transpose(3, 4).reshape(B, C, 4 * h, 4 * w)
 
 
+def _pick_cells(image_PSD: Tensor, cells_K: Tensor) -> Tensor:
+    """The asked-for cells, ``[P, K, D]``, of each group its own."""
+    if cells_K.dim() == 1:
+        return image_PSD.index_select(1, cells_K)
+    parts = image_PSD.split(len(image_PSD) // len(cells_K))
+    return torch.cat([part.index_select(1, k) for part, k in zip(parts, cells_K, strict=True)])
+
+
 def _transform(
-    transformer: Any, image_BSD: Tensor, pe_DS: Tensor, prompt_CTD: Tensor, masks: slice
+    transformer: Any, image_BSD: Tensor, pe_DS: Tensor, prompt_GCTD: Tensor, masks: slice
 ) -> tuple[Tensor, Tensor]:
     """The two-way transformer: the tokens ``masks`` ``[P, M, D]`` and image side ``[P, S, D]``."""
-    tokens_PTD, image_PSD = _first_layer(transformer.layers[0], image_BSD, pe_DS, prompt_CTD)
-    prompt_PTD = _pairs(prompt_CTD, len(image_BSD))
+    tokens_PTD, image_PSD = _first_layer(transformer.layers[0], image_BSD, pe_DS, prompt_GCTD)
+    prompt_PTD = _pairs(prompt_GCTD, len(image_BSD))
     for layer in transformer.layers[1:]:
         tokens_PTD, image_PSD = _later_layer(layer, tokens_PTD, image_PSD, pe_DS, prompt_PTD)
     mask_PMD, mask_pe_PMD = tokens_PTD[:, masks], prompt_PTD[:, masks]
@@ -131,26 +148,28 @@ def _transform(
 
 
 def _first_layer(
-    layer: Any, image_BSD: Tensor, pe_DS: Tensor, prompt_CTD: Tensor
+    layer: Any, image_BSD: Tensor, pe_DS: Tensor, prompt_GCTD: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Layer 1, whose image side is one per image and whose token side is one per class."""
     B, S, D = image_BSD.shape
-    C, T, _ = prompt_CTD.shape
+    G, C, T, _ = prompt_GCTD.shape
     to_image, to_tokens = layer.cross_attn_token_to_image, layer.cross_attn_image_to_token
     H = to_image.num_heads
     # the image side is frozen here: no gradient, no graph
     k_BIS, v_BIS, q_BIS = _project_image(layer, image_BSD, pe_DS)
 
-    tokens_CTD = layer.norm1(layer.self_attn(q=prompt_CTD, k=prompt_CTD, v=prompt_CTD))
-    q_CTHd = to_image.q_proj(tokens_CTD + prompt_CTD).view(C, T, H, -1)
+    prompt_YTD = prompt_GCTD.flatten(0, 1)
+    tokens_YTD = layer.norm1(layer.self_attn(q=prompt_YTD, k=prompt_YTD, v=prompt_YTD))
+    tokens_GCTD = tokens_YTD.view(G, C, T, D)
+    q_GCTHd = to_image.q_proj(tokens_GCTD + prompt_GCTD).view(G, C, T, H, -1)
     # all classes' queries of one head side by side: one product per image and head
-    q_HXd = q_CTHd.permute(2, 0, 1, 3).reshape(H, C * T, -1)
-    q_ZXd = q_HXd.expand(B, -1, -1, -1).reshape(B * H, C * T, -1)
+    q_GHXd = q_GCTHd.permute(0, 3, 1, 2, 4).reshape(G, 1, H, C * T, -1)
+    q_ZXd = q_GHXd.expand(-1, B // G, -1, -1, -1).reshape(B * H, C * T, -1)
     context_ZXd = _attend(q_ZXd, k_BIS.view(B * H, -1, S), v_BIS.view(B * H, -1, S))
     context_BCTHd = context_ZXd.view(B, H, C, T, -1).permute(0, 2, 3, 1, 4)
     update_PTD = to_image.out_proj(context_BCTHd.reshape(B * C, T, -1))
-    tokens_PTD = layer.norm2(_pairs(tokens_CTD, B) + update_PTD)
-    prompt_PTD = _pairs(prompt_CTD, B)
+    tokens_PTD = layer.norm2(_pairs(tokens_GCTD, B) + update_PTD)
+    prompt_PTD = _pairs(prompt_GCTD, B)
     tokens_PTD = layer.norm3(tokens_PTD + layer.mlp(tokens_PTD))
 
     q_PIS = q_BIS[:, None].expand(-1, C, -1, -1).reshape(B * C, -1, S)
@@ -262,9 +281,9 @@ def _upscale_cells(convolution: Any, x_XD: Tensor) -> Tensor:
     return F.linear(x_XD, weight_YD, bias_Y).view(*x_XD.shape[:-1], 2, 2, -1)
 
 
-def _pairs(x_CTD: Tensor, B: int) -> Tensor:
-    """Repeat class-wise values for every image, ``[B * C, T, D]``."""
-    return x_CTD.expand(B, -1, -1, -1).flatten(0, 1)
+def _pairs(x_GCTD: Tensor, B: int) -> Tensor:
+    """Repeat class-wise values for every image of their group, ``[B * C, T, D]``."""
+    return x_GCTD[:, None].expand(-1, B // len(x_GCTD), -1, -1, -1).flatten(0, 2)
 
 
 def _heads_first(x_PTI: Tensor, H: int) -> Tensor:

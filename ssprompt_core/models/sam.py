@@ -120,6 +120,24 @@ class SamSegmenter(Segmenter):
 
         return decode_in_chunks(run, embeddings_BDhw, spatial_ND[None])
 
+    def decode_groups(
+        self,
+        embeddings_GBDhw: Tensor,
+        tokens_GCTD: Tensor,
+        cells_GP: Tensor,
+        *,
+        one_pass: bool,
+    ) -> Tensor:
+        """Mask logits of groups of images in one go; the caller bounds the memory."""
+        image_pe_Dhw, dense_D = self._dense_inputs(embeddings_GBDhw.device)
+        frozen = (self.mask_decoder, embeddings_GBDhw.flatten(0, 1), image_pe_Dhw, dense_D)
+        if one_pass:
+            spatial_GND, semantic_GCD = tokens_GCTD[:, 0, :-1], tokens_GCTD[:, :, -1]
+            logits = decode_masks_together(*frozen, spatial_GND, semantic_GCD, cells_GP)
+        else:
+            logits = decode_masks(*frozen, tokens_GCTD, cells_GP)
+        return logits.unflatten(0, embeddings_GBDhw.shape[:2])
+
     def _dense_inputs(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Positional encoding of the cells and the dense prompt of a call without a mask."""
         with torch.no_grad(), torch.autocast(device.type, enabled=False):

@@ -124,6 +124,38 @@ class Segmenter(nn.Module, ABC):
             As :meth:`decode`.
         """
 
+    def decode_groups(
+        self,
+        embeddings_GBDhw: Tensor,
+        tokens_GCTD: Tensor,
+        cells_GP: Tensor,
+        *,
+        one_pass: bool,
+    ) -> Tensor:
+        """Mask logits of groups of images, each with prompts and cells of its own.
+
+        Group by group unless overridden; the numbers are those of :meth:`decode` and
+        :meth:`decode_together` up to rounding.
+
+        Args:
+            embeddings_GBDhw: Image embeddings of ``G`` groups; they get no gradient.
+            tokens_GCTD: Prompt tokens of each class; differentiable. For ``one_pass`` the last
+                token is the class's own and the others are the same for all classes.
+            cells_GP: Flat indices of embedding cells, int64.
+            one_pass: Whether all classes take one decoder pass, as in :meth:`decode_together`.
+
+        Returns:
+            ``[G, B, C, P, 4, 4]``.
+        """
+        logits = []
+        for images, tokens, cells in zip(embeddings_GBDhw, tokens_GCTD, cells_GP, strict=True):
+            if one_pass:
+                spatial_ND, semantic_CD = tokens[0, :-1], tokens[:, -1]
+                logits.append(self.decode_together(images, spatial_ND, semantic_CD, cells_P=cells))
+            else:
+                logits.append(self.decode(images, tokens, cells_P=cells))
+        return torch.stack(logits)
+
     @abstractmethod
     def valid_frame(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of the ``4h x 4w`` logits that an image of this size covers.
