@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ssprompt_core.methods.settings import MethodSettings
+from ssprompt_core.models.frozen import Images
 from ssprompt_core.models.segmenter import Segmenter
 from ssprompt_core.text.classes import ClassTexts
 
@@ -49,12 +50,16 @@ class FewShotModel(nn.Module, ABC):
         self.segmenter.to(device)
         return self.to(device)
 
+    def freeze_images(self, embeddings_nDhw: Tensor) -> Images:
+        """Images prepared for many steps on them; see :meth:`Segmenter.freeze_images`."""
+        return embeddings_nDhw
+
     @abstractmethod
-    def class_logits(self, embeddings_BDhw: Tensor, cells_P: Tensor | None = None) -> Tensor:
+    def class_logits(self, images: Images, cells_P: Tensor | None = None) -> Tensor:
         """Logits of every class.
 
         Args:
-            embeddings_BDhw: Frozen image embeddings, float32.
+            images: Frozen image embeddings, float32, or what :meth:`freeze_images` gave.
             cells_P: Flat indices of embedding cells, int64; None asks for all.
 
         Returns:
