@@ -226,9 +226,8 @@ def _image_to_tokens(
     )
     context_ZCdS = cells_to_tokens(q_XIS.view(X * H, I // H, S), k_ZCTd, v_ZCTd)
     context_XHCdS = context_ZCdS.view(X, H, *context_ZCdS.shape[1:])
-    context_PIS = context_XHCdS.transpose(1, 2).reshape(-1, I, S)
-    out = attention.out_proj
-    return linear(context_PIS.transpose(1, 2), out.weight, out.bias, image_PSD)
+    context_PSI = context_XHCdS.permute(0, 2, 4, 1, 3).reshape(-1, S, I)
+    return linear(context_PSI, attention.out_proj.weight, attention.out_proj.bias, image_PSD)
 
 
 def _few_tokens_to_image(

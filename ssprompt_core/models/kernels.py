@@ -240,7 +240,8 @@ class _CellsToTokens(torch.autograd.Function):
         needs_q, needs_k, needs_v = ctx.needs_input_grad
         Z, C, T, d = k_ZCTd.shape
         scale = d**-0.5
-        grad_YdS = grads[0].reshape(Z * C, d, -1) / sum_Y1S
+        grad_YdS = torch.empty_like(context_YdS)
+        torch.div(grads[0], sum_Y1S.view(Z, C, 1, -1), out=grad_YdS.view(Z, C, d, -1))
         mean_Y1S = (grad_YdS * context_YdS).sum(1, keepdim=True)
         grad_YTS = torch.bmm(v_YTd, grad_YdS).sub_(mean_Y1S).mul_(power_YTS)
         grad_ZXS = grad_YTS.view(Z, C * T, -1)
