@@ -10,12 +10,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import ray
-import torch
-from ray._raylet import PlacementGroupID
-from ray.util.placement_group import PlacementGroup, remove_placement_group
-from ray.util.state import list_placement_groups
-
 from ssprompt_core.errors import UserError
 from ssprompt_platform.config.schema import TrainConfig
 from ssprompt_platform.machines import Machine, room, total
@@ -79,12 +73,17 @@ def prepare_environment() -> None:
 
 def limit_threads(cpus: int) -> None:
     """Keep torch within a worker's CPUs: more threads than CPUs slow every worker down."""
+    import torch
+
     torch.set_num_threads(cpus)
 
 
 @contextmanager
 def connected() -> Iterator[None]:
     """Use the cluster of this process, of ``RAY_ADDRESS``, or an own one for the duration."""
+    # here, since a dry run and --help do without Ray, which takes a second to import
+    import ray
+
     prepare_environment()
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     logging.getLogger("ray.train").setLevel(logging.ERROR)
@@ -162,6 +161,11 @@ def _gpu_share(config: TrainConfig, machines: Sequence[Machine]) -> float:
 
 def free_placement_groups() -> None:
     """Give back all resources that this driver has reserved, and end what holds them."""
+    import ray
+    from ray._raylet import PlacementGroupID
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+    from ray.util.state import list_placement_groups
+
     context = ray.get_runtime_context()
     mine = ("creator_job_id", "=", context.get_job_id())
     # the address is told: another study of this machine may have a cluster of its own
@@ -173,4 +177,6 @@ def free_placement_groups() -> None:
 
 def local_machine() -> Machine:
     """What an own cluster on this machine would have."""
+    import torch
+
     return {"CPU": len(os.sched_getaffinity(0)), "GPU": torch.cuda.device_count()}

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -55,22 +53,12 @@ class EmbeddingStore:
 
     def put(self, digest: str, embedding_Dhw: Tensor) -> None:
         """Store the embedding of one image, float32 ``[D, h, w]``."""
-        values = embedding_Dhw.detach().to("cpu", torch.float32).contiguous().numpy()
-        column = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.size)
-        schema = pa.schema([pa.field("embedding", column.type)]).with_metadata(
-            {
-                "shape": " ".join(str(side) for side in values.shape),
-                "encoder": self.fingerprint,
-                "image": digest,
-            }
-        )
-        batch = pa.record_batch([column], schema=schema)
+        # here, since a dry run only asks what is stored
+        from ssprompt_platform.arrow_tensors import write_tensor
 
-        def write(path: Path) -> None:
-            with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-                writer.write_batch(batch)
-
-        write_whole(self.path(digest), write)
+        values = embedding_Dhw.detach().to("cpu", torch.float32).contiguous()
+        facts = {"encoder": self.fingerprint, "image": digest}
+        write_whole(self.path(digest), lambda path: write_tensor(path, values, facts))
 
     def get(self, digest: str) -> Tensor:
         """The embedding of one image, float32 ``[D, h, w]``, read-only and memory-mapped.
@@ -78,14 +66,9 @@ class EmbeddingStore:
         Raises:
             FileNotFoundError: It was never stored.
         """
-        with pa.memory_map(str(self._local(digest))) as source:
-            batch = pa.ipc.open_file(source).get_batch(0)
-        shape = [int(side) for side in batch.schema.metadata[b"shape"].split()]
-        values = batch.column(0).values.to_numpy(zero_copy_only=True).reshape(shape)
-        with warnings.catch_warnings():
-            # torch has no read-only tensors and says so; nothing here writes into an embedding
-            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            return torch.from_numpy(values)
+        from ssprompt_platform.arrow_tensors import map_tensor
+
+        return map_tensor(self._local(digest))
 
     def stack(self, digests: Sequence[str]) -> Tensor:
         """Embeddings of several images, float32 ``[n, D, h, w]``, copied out of their files."""

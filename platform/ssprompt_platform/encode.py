@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import ray
@@ -12,30 +11,11 @@ import torch
 from ssprompt_core.data.dataset import SegmentationDataset
 from ssprompt_platform.cluster import Resources, limit_threads
 from ssprompt_platform.embeddings import EmbeddingStore
+from ssprompt_platform.encoded import Encoded, missing_images
 from ssprompt_platform.metrics.names import ENCODED
 from ssprompt_platform.metrics.recorder import count as count_metric
 from ssprompt_platform.progress import Progress
 from ssprompt_platform.sources import SegmenterSource
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """What encoding found to do: images of the study, of these stored already, encoder calls."""
-
-    images: int
-    cached: int
-    encoder_calls: int
-
-
-def missing_images(
-    dataset: SegmentationDataset, image_ids: Iterable[str], store: EmbeddingStore
-) -> list[str]:
-    """Images without a stored embedding; of equal pictures only the first."""
-    first_of_digest: dict[str, str] = {}
-    for image_id in image_ids:
-        first_of_digest.setdefault(dataset.digest(image_id), image_id)
-    stored = store.stored(first_of_digest)
-    return [image_id for digest, image_id in first_of_digest.items() if digest not in stored]
 
 
 def encode_missing(

@@ -17,7 +17,7 @@ from ssprompt_platform.config.schema import Config
 from ssprompt_platform.data_lock import DataLock
 from ssprompt_platform.doctor import check_storage
 from ssprompt_platform.embeddings import EmbeddingStore
-from ssprompt_platform.encode import missing_images
+from ssprompt_platform.encoded import missing_images
 from ssprompt_platform.estimate import estimate, trial_count
 from ssprompt_platform.identity import check_resume, find_study, identity
 from ssprompt_platform.plan import StudyPlan, make_plan

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
-
-from rich.console import Console
 
 from ssprompt_core.errors import UserError
 from ssprompt_platform.bench import Bench, fit_settings
@@ -25,7 +21,7 @@ from ssprompt_platform.metrics.search import SearchMetrics
 from ssprompt_platform.metrics.study import StudyMetrics
 from ssprompt_platform.ownership import lost, owned
 from ssprompt_platform.plan import Group
-from ssprompt_platform.prepare import Prepared, describe, prepare_checked
+from ssprompt_platform.prepare import Prepared
 from ssprompt_platform.progress import Progress
 from ssprompt_platform.protocol import protocol
 from ssprompt_platform.report.front import front_rows
@@ -49,28 +45,21 @@ PICTURED = 4
 """Test images in the overlay pictures."""
 
 
-def run_study(arguments: Sequence[str], studies: Path, console: Console) -> StudyFolder:
-    """Run, or continue, the study that the command line describes.
+def run_prepared(prepared: Prepared, progress: Progress) -> StudyFolder:
+    """Run, or continue, a study whose inputs were checked.
 
     Args:
-        arguments: ``study=<name or path>`` and ``group.key=value`` words.
-        studies: Folder of the named study files.
-        console: Where progress and results are shown.
+        prepared: The study.
+        progress: Where progress and results are shown.
 
     Returns:
-        The study's folder; ``results.json`` lies in it unless it was a dry run.
+        The study's folder; ``results.json`` lies in it.
 
     Raises:
         UserError: An input is wrong; nothing of the study was written.
         IncompleteStudyError: It ended, but some of it failed.
         StoppedStudyError: It was stopped and can be continued.
     """
-    progress = Progress(console)
-    with progress.timed("prepare"):
-        prepared = prepare_checked(arguments, studies)
-    if prepared.config.study.dry_run:
-        describe(prepared, console)
-        return prepared.folder
     with progress.timed("check mlflow"):
         check_tracking(prepared.config, prepared.folder)
     if in_ray_job():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -55,7 +55,7 @@ class FewShotModel(nn.Module, ABC):
         return embeddings_nDhw
 
     @abstractmethod
-    def class_logits(self, images: Images, cells_P: Tensor | None = None) -> Tensor:
+    def class_logits(self, images: Any, cells_P: Tensor | None = None) -> Tensor:
         """Logits of every class.
 
         Args:
@@ -65,6 +65,28 @@ class FewShotModel(nn.Module, ABC):
         Returns:
             ``[B, C, 4h, 4w]``, or ``[B, C, P, 4, 4]`` with ``cells_P``.
         """
+
+    def kinship(self) -> Hashable:
+        """Equal for models that can share the passes of a decoder; None for one that shares none.
+
+        See :meth:`logits_of_groups`.
+        """
+        return None
+
+    @staticmethod
+    def logits_of_groups(models: Sequence[FewShotModel], images: Any, cells_GP: Tensor) -> Tensor:
+        """Logits of ``G`` models of equal :meth:`kinship`, each on images of its own.
+
+        Args:
+            models: The models.
+            images: As in :meth:`class_logits`, with an axis of the models in front.
+            cells_GP: Flat indices of embedding cells of each, int64.
+
+        Returns:
+            ``[G, B, C, P, 4, 4]``: the numbers of :meth:`class_logits` up to rounding.
+        """
+        pairs = zip(models, images, cells_GP, strict=True)
+        return torch.stack([model.class_logits(own, cells) for model, own, cells in pairs])
 
     @abstractmethod
     def parameter_groups(self) -> list[dict[str, Any]]:

@@ -105,7 +105,7 @@ def _decode(
     cells_K: Tensor | None,
 ) -> Tensor:
     """Logits of the tokens ``masks`` of each of ``C`` token sequences, in their order."""
-    B = len(images.image)
+    B = len(images)
     prompt_GCTD = prompt_CTD if prompt_CTD.dim() == 4 else prompt_CTD[None]
     cells_GK = cells_K[None] if cells_K is not None and cells_K.dim() == 1 else cells_K
     token_PMD, image_PKD = _transform(frozen, images, prompt_GCTD, masks, cells_GK)
@@ -128,7 +128,7 @@ def _transform(
     """The two-way transformer: the tokens ``masks`` ``[P, M, D]`` and cells ``[P, K, D]``."""
     transformer = frozen.modules.transformer
     tokens_PTD, image_PSD = _first_layer(transformer.layers[0], images, prompt_GCTD)
-    prompt_PTD = _pairs(prompt_GCTD, len(images.image))
+    prompt_PTD = _pairs(prompt_GCTD, len(images))
     for layer, constants in zip(transformer.layers[1:], frozen.layers[1:], strict=True):
         tokens_PTD, image_PSD = _later_layer(layer, constants, tokens_PTD, image_PSD, prompt_PTD)
     mask_PMD = tokens_PTD[:, masks]
@@ -142,9 +142,7 @@ def _transform(
     return transformer.norm_final_attn(mask_PMD + update_PMD), image_PKD
 
 
-def _first_layer(
-    layer: Any, images: FrozenImages, prompt_GCTD: Tensor
-) -> tuple[Tensor, Tensor]:
+def _first_layer(layer: Any, images: FrozenImages, prompt_GCTD: Tensor) -> tuple[Tensor, Tensor]:
     """Layer 1, whose image side is one per image and whose token side is one per class."""
     B, S, D = images.image.shape
     G, C, T, _ = prompt_GCTD.shape
@@ -221,7 +219,7 @@ def _image_to_tokens(
     k_PHTd = _heads_first(attention.k_proj(tokens_PTD + prompt_PTD), H)
     v_PHTd = _heads_first(attention.v_proj(tokens_PTD), H)
     k_ZCTd, v_ZCTd = (
-        x.unflatten(0, (X, -1)).transpose(1, 2).flatten(0, 1).contiguous()
+        x.reshape(X, -1, *x.shape[1:]).transpose(1, 2).flatten(0, 1).contiguous()
         for x in (k_PHTd, v_PHTd)
     )
     context_ZCdS = cells_to_tokens(q_XIS.view(X * H, I // H, S), k_ZCTd, v_ZCTd)
@@ -256,7 +254,7 @@ def _upscaled_dot(frozen: FrozenDecoder, image_PKD: Tensor, hyper_PME: Tensor) -
     """Upscale cells to 4 x 4, take the product with the hypernetwork's ``[P, M, K, 4, 4]``."""
     _, norm, activation, _, last_activation = frozen.modules.output_upscaling
     first, second = frozen.upscaling
-    x_PKuvE = linear(image_PKD, *first).unflatten(-1, (2, 2, -1))
+    x_PKuvE = linear(image_PKD, *first).view(*image_PKD.shape[:2], 2, 2, -1)
     x_PKuvE = F.layer_norm(x_PKuvE, x_PKuvE.shape[-1:], norm.weight, norm.bias, norm.eps)
     x_PKuvX = last_activation(linear(activation(x_PKuvE), *second))
     P, K = x_PKuvX.shape[:2]
@@ -275,7 +273,7 @@ def _pairs(x_GCTD: Tensor, B: int) -> Tensor:
 
 def _heads_first(x_PTI: Tensor, H: int) -> Tensor:
     """Split heads, ``[P, H, T, d]``."""
-    return x_PTI.unflatten(-1, (H, -1)).transpose(1, 2)
+    return x_PTI.view(*x_PTI.shape[:2], H, -1).transpose(1, 2)
 
 
 def _heads_last(x_XHyTd: Tensor) -> Tensor:

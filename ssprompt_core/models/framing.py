@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 
-from ssprompt_core.models.frozen import FrozenImages, Images, take_images
+from ssprompt_core.models.frozen import Images, take_images
 
 MAX_PAIR_CELLS = {"cpu": 2**16, "cuda": 2**20}
 """Cells times (image, class) pairs decoded at once without gradient: bounds the memory."""
@@ -73,13 +73,12 @@ def decode_in_chunks(
     """
     if torch.is_grad_enabled():
         return run(images, tokens_CTD)
-    first = images.image if isinstance(images, FrozenImages) else images
-    pairs = max(1, MAX_PAIR_CELLS.get(first.device.type, 2**20) // cells)
+    pairs = max(1, MAX_PAIR_CELLS.get(images.device.type, 2**20) // cells)
     at_once = max(1, pairs // len(tokens_CTD))
-    chunks = [slice(start, start + at_once) for start in range(0, len(first), at_once)]
+    chunks = [slice(start, start + at_once) for start in range(0, len(images), at_once)]
     return torch.cat(
         [
             torch.cat([run(some, tokens) for tokens in torch.split(tokens_CTD, pairs)], dim=1)
-            for some in (take_images(images, chunk, first.device) for chunk in chunks)
+            for some in (take_images(images, chunk) for chunk in chunks)
         ]
     )

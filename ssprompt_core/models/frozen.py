@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ssprompt_core.models.kernels import project_cells
 
-MAX_FROZEN_BYTES = {"cpu": 2**29, "cuda": 2**31}
+MAX_FROZEN_BYTES = {"cpu": 2**28, "cuda": 2**31}
 """Memory that the prepared images of one fit may take; beyond it every step prepares its own."""
 
 
-class FrozenImages(NamedTuple):
+@dataclass(frozen=True)
+class FrozenImages:
     """Image sides as layer 1 of a decoder takes them; each tensor begins with the images' axes.
 
     Made by :meth:`ssprompt_core.models.segmenter.Segmenter.freeze_images`, on the device and in the
@@ -32,30 +34,51 @@ class FrozenImages(NamedTuple):
     value: Tensor
     query: Tensor
 
-    def take(self, index: Tensor | slice) -> FrozenImages:
+    def __len__(self) -> int:
+        """Number of images, or of groups."""
+        return len(self.image)
+
+    @property
+    def device(self) -> torch.device:
+        """Where they lie."""
+        return self.image.device
+
+    def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The four tensors."""
+        return self.image, self.key, self.value, self.query
+
+    def take(self, index: Tensor | slice | int) -> FrozenImages:
         """Some of the images; an index with several axes makes groups."""
-        return FrozenImages(*(part[index] for part in self))
+        return FrozenImages(*(part[index] for part in self.parts()))
 
     def joined(self) -> FrozenImages:
         """Groups of images as one batch."""
-        return FrozenImages(*(part.flatten(0, 1) for part in self))
+        return FrozenImages(*(part.flatten(0, 1) for part in self.parts()))
+
+    @classmethod
+    def of(cls, several: Sequence[FrozenImages], join: Callable[..., Tensor]) -> FrozenImages:
+        """Several of them, part by part through ``torch.cat`` or ``torch.stack``."""
+        parts = zip(*(images.parts() for images in several), strict=True)
+        return cls(*(join(tensors) for tensors in parts))
 
 
 Images = Tensor | FrozenImages
 """Image embeddings ``[.., D, h, w]``, or the same images prepared."""
 
 
-def take_images(images: Images, index: Tensor | slice, device: torch.device) -> Images:
-    """Some of the images, float32 on a device where they are embeddings.
+def take_images(images: Images, index: Tensor | slice | int) -> Images:
+    """Some of the images; index as for :meth:`FrozenImages.take`."""
+    return images.take(index) if isinstance(images, FrozenImages) else images[index]
 
-    Args:
-        images: Embeddings, perhaps memory-mapped, or images prepared on the device.
-        index: As for :meth:`FrozenImages.take`.
-        device: Where they are decoded.
-    """
-    if isinstance(images, FrozenImages):
-        return images.take(index)
-    return images[index].to(device, torch.float32)
+
+def stack_images(images: Sequence[Images]) -> Images | None:
+    """Groups of equally many images as ``[G, B, ..]``; None where only some are prepared."""
+    frozen = [x for x in images if isinstance(x, FrozenImages)]
+    if len(frozen) == len(images):
+        return FrozenImages.of(frozen, torch.stack)
+    if frozen:
+        return None
+    return torch.stack([x for x in images if isinstance(x, Tensor)])
 
 
 @dataclass(frozen=True)
@@ -174,7 +197,7 @@ class FrozenCache:
 
     def get(self, make: Any) -> FrozenDecoder:
         """The kept value, or what ``make()`` gives."""
-        tensors: list[Tensor] = [slots[name] for slots, name in self._slots]
+        tensors = [x for slots, name in self._slots if (x := slots[name]) is not None]
         known = [(x.data_ptr(), x._version) for x in tensors]
         if self._value is None or known != self._known:
             self._value = make()

@@ -32,7 +32,7 @@ ENABLED = True
 
 _ONEDNN = (
     platform.machine().lower() in ("x86_64", "amd64")
-    and torch.backends.mkldnn.is_available()
+    and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 )
 _WORTH_ONEDNN = 2**22
@@ -140,7 +140,7 @@ def _pick(image_PSD: Tensor, cells_GK: Tensor) -> Tensor:
     """The asked-for cells of each group of pairs, ``[P, K, D]``."""
     if len(cells_GK) == 1:
         return image_PSD.index_select(1, cells_GK[0])
-    parts = image_PSD.split(len(image_PSD) // len(cells_GK))
+    parts = torch.split(image_PSD, len(image_PSD) // len(cells_GK))
     return torch.cat([part.index_select(1, k) for part, k in zip(parts, cells_GK, strict=True)])
 
 
@@ -257,9 +257,7 @@ class _CellsToTokens(torch.autograd.Function):
 
 class _ReadImage(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, q_PXD: Tensor, image_PSD: Tensor, pe_DS: Tensor, cells_GK: Tensor
-    ) -> Any:
+    def forward(ctx: Any, q_PXD: Tensor, image_PSD: Tensor, pe_DS: Tensor, cells_GK: Tensor) -> Any:
         scores_PXS = torch.baddbmm(q_PXD @ pe_DS, q_PXD, image_PSD.transpose(1, 2))
         weights_PXS = scores_PXS.softmax(dim=-1)
         mean_PXD = torch.bmm(weights_PXS, image_PSD)
@@ -279,7 +277,7 @@ class _ReadImage(torch.autograd.Function):
         grad_PSD = torch.bmm(weights_PYS.transpose(1, 2), tokens_PYD)
         pairs = len(grad_PSD) // len(cells_GK)
         for part, cells_K, share in zip(
-            grad_PSD.split(pairs), cells_GK, picked_PKD.split(pairs), strict=True
+            torch.split(grad_PSD, pairs), cells_GK, torch.split(picked_PKD, pairs), strict=True
         ):
             part.index_add_(1, cells_K, share)
         return grad_q_PXD, grad_PSD, None, None

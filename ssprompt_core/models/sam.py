@@ -97,10 +97,16 @@ class SamSegmenter(Segmenter):
     def freeze_images(self, embeddings_BDhw: Tensor) -> Images:
         """What layer 1 of the decoder makes of images whatever the prompts."""
         frozen = self._decoder()
-        limit = MAX_FROZEN_BYTES.get(frozen.pe_DS.device.type, 2**29)
-        if len(embeddings_BDhw) * frozen.image_bytes() > limit:
+        weights, count = frozen.pe_DS, len(embeddings_BDhw)
+        limit = MAX_FROZEN_BYTES.get(weights.device.type, 2**28)
+        if not 0 < count * frozen.image_bytes() <= limit:
             return embeddings_BDhw
-        return frozen.freeze(embeddings_BDhw.to(frozen.pe_DS.device, frozen.pe_DS.dtype))
+        # in pieces, since the embeddings may be memory-mapped
+        pieces = [
+            frozen.freeze(embeddings_BDhw[start : start + 8].to(weights.device, weights.dtype))
+            for start in range(0, count, 8)
+        ]
+        return FrozenImages.of(pieces, torch.cat)
 
     def decode(
         self, images: Images, tokens_CTD: Tensor, *, cells_P: Tensor | None = None
@@ -145,7 +151,7 @@ class SamSegmenter(Segmenter):
     ) -> Tensor:
         """Mask logits of groups of images in one go; the caller bounds the memory."""
         frozen = self._decoder()
-        groups = images[0].shape[:2] if isinstance(images, FrozenImages) else images.shape[:2]
+        groups = images.image.shape[:2] if isinstance(images, FrozenImages) else images.shape[:2]
         joined = images.joined() if isinstance(images, FrozenImages) else images.flatten(0, 1)
         prepared = _prepared(frozen, joined)
         if one_pass:
@@ -153,7 +159,7 @@ class SamSegmenter(Segmenter):
             logits = decode_masks_together(frozen, prepared, spatial_GND, semantic_GCD, cells_GP)
         else:
             logits = decode_masks(frozen, prepared, tokens_GCTD, cells_GP)
-        return logits.unflatten(0, groups)
+        return logits.view(*groups, *logits.shape[1:])
 
     def _decoder(self) -> FrozenDecoder:
         """The decoder with what its present weights alone decide."""

@@ -167,7 +167,7 @@ class Segmenter(nn.Module, ABC):
         """
         logits = []
         for group, (tokens, cells) in enumerate(zip(tokens_GCTD, cells_GP, strict=True)):
-            own = take_images(images, torch.tensor(group), tokens.device)
+            own = take_images(images, group)
             if one_pass:
                 spatial_ND, semantic_CD = tokens[0, :-1], tokens[:, -1]
                 logits.append(self.decode_together(own, spatial_ND, semantic_CD, cells_P=cells))

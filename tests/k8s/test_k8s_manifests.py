@@ -35,7 +35,7 @@ from samples import ROOT, STUDIES
 
 from ssprompt_platform.capacity import VARIABLE
 from ssprompt_platform.encode_only import encode_study
-from ssprompt_platform.study import run_study
+from ssprompt_platform.launch import run_study
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -14,7 +14,6 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from ssprompt_core.errors import UserError, nearest
-from ssprompt_platform.config.checks import check_study, check_values
 from ssprompt_platform.config.schema import Config, SpaceConfig
 
 
@@ -37,6 +36,10 @@ def load_config(arguments: Sequence[str], studies: Path) -> Config:
             name = value
         else:
             overrides.append(word)
+    # here, since the checks know the methods, and with them torch; --help does without
+    from ssprompt_platform.config.checks import check_study, check_values
+    from ssprompt_platform.search.checks import check_search
+
     path = _study_file(name, studies)
     layers = [_read_study(path), _dot_list(overrides)]
     for layer in layers:
@@ -46,9 +49,6 @@ def load_config(arguments: Sequence[str], studies: Path) -> Config:
     _leave_default_choices(config.search.space, layers)
     check_values(config)
     check_study(config)
-    # here, since a search space is made of the options of this package
-    from ssprompt_platform.search.checks import check_search
-
     check_search(config)
     return config
 

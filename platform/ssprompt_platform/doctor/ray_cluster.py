@@ -17,7 +17,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ssprompt_core.errors import UserError
 from ssprompt_platform.cluster import connected, resolve_resources
-from ssprompt_platform.doctor.bucket_probe import PROBE
 from ssprompt_platform.doctor.findings import (
     Finding,
     Subject,
@@ -30,6 +29,7 @@ from ssprompt_platform.doctor.findings import (
 )
 from ssprompt_platform.doctor.folder_probe import LEAST_FREE, existing
 from ssprompt_platform.doctor.node import PACKAGES, Errand, Seen, examine, version_of
+from ssprompt_platform.doctor.probes import PROBE
 from ssprompt_platform.machines import cluster_machines, total
 from ssprompt_platform.storage import Place
 
