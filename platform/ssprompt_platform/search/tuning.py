@@ -13,6 +13,7 @@ from ray.tune.execution import class_cache
 
 from ssprompt_platform.failures import IncompleteStudyError
 from ssprompt_platform.search.grouped import GroupedSearch
+from ssprompt_platform.search.kept_actors import actors_kept
 from ssprompt_platform.search.trial import Work
 from ssprompt_platform.search.trial_actor import trial_in_actor
 from ssprompt_platform.search.trial_train import trial_on_ray_train
@@ -142,7 +143,8 @@ def run_search(
             failure_config=tune.FailureConfig(max_failures=_LOSSES),
         ),
     )
-    tuner.fit()
+    with actors_kept():
+        tuner.fit()
     lost = searcher.interrupted()
     if lost:
         raise IncompleteStudyError(
