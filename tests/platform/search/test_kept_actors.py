@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,12 +20,19 @@ from ssprompt_platform.search.tuning import in_actors, run_search
 from ssprompt_platform.storage import StudyFolder
 
 
-def pid_into(pids: Path) -> Callable[[TrialTask, int], None]:
-    def note(task: TrialTask, epoch: int) -> None:
-        with pids.open("a") as file:
-            file.write(f"{os.getpid()}\n")
+def beside_its_twin(pids: Path) -> Callable[[TrialTask, int], None]:
+    """Notes the worker of a trial, and waits until the one proposed with it has a worker too."""
 
-    return note
+    def wait(task: TrialTask, epoch: int) -> None:
+        mine = int(task.key[-3:])
+        with pids.open("a") as file:
+            file.write(f"{mine ^ 1} {os.getpid()}\n")
+        last = time.monotonic() + 120
+        while f"{mine} " not in [line[:2] for line in pids.read_text().splitlines()]:
+            assert time.monotonic() < last, "the other trial never began"
+            time.sleep(0.02)
+
+    return wait
 
 
 @pytest.fixture
@@ -41,10 +49,10 @@ def known_to_workers(ray_cluster: None) -> Iterator[None]:
 @pytest.mark.usefixtures("known_to_workers")
 def test_trials_that_are_proposed_together_start_no_worker_anew(tmp_path: Path) -> None:
     made, folder = Config(), StudyFolder(tmp_path, "s")
-    made.train.epochs, made.search.trials, made.search.together = 1, 8, 2
+    made.train.epochs, made.search.trials, made.search.together = 1, 6, 2
     made.study.methods, made.study.shots = ["spa"], [1]
-    work = PlantedWork(tmp_path / "log", fault=pid_into(tmp_path / "pids"))
+    work = PlantedWork(tmp_path / "log", fault=beside_its_twin(tmp_path / "pids"))
     search = searcher(folder, made, planted_plan(("spa",), (1,), 1), Events())
     run_search(search, in_actors(work, folder, {"CPU": 1}), folder, 2)
-    assert [trial.state for trial in read_trials(folder)] == ["complete"] * 8
-    assert 1 <= len(set((tmp_path / "pids").read_text().split())) <= 2
+    assert [trial.state for trial in read_trials(folder)] == ["complete"] * 6
+    assert len({line.split()[1] for line in (tmp_path / "pids").read_text().splitlines()}) == 2
