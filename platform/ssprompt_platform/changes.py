@@ -19,10 +19,11 @@ _FREE = frozenset(
         "tracking.register",
         "tracking.model",
         "train.workers",
+        "train.fits_together",
         "search.max_concurrent",
     }
 )
-"""Keys that change no number: they may change between two parts of a study."""
+"""Keys that change no number but by rounding: they may change between two parts of a study."""
 
 
 _ADDED: Mapping[str, Any] = {"model.precision": "fp32", "storage.embeddings": "float32"}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ssprompt_core.data.embeddings import Embeddings
 from ssprompt_core.methods.settings import MethodSettings
+from ssprompt_core.models.frozen import FrozenImages
 from ssprompt_core.models.segmenter import Segmenter
 from ssprompt_core.text.classes import ClassTexts
 
@@ -50,12 +51,16 @@ class FewShotModel(nn.Module, ABC):
         self.segmenter.to(device)
         return self.to(device)
 
+    def freeze_images(self, embeddings_nDhw: Embeddings) -> FrozenImages | None:
+        """Images prepared for many steps on them; see :meth:`Segmenter.freeze_images`."""
+        return None
+
     @abstractmethod
-    def class_logits(self, embeddings_BDhw: Tensor, cells_P: Tensor | None = None) -> Tensor:
+    def class_logits(self, images: Any, cells_P: Tensor | None = None) -> Tensor:
         """Logits of every class.
 
         Args:
-            embeddings_BDhw: Frozen image embeddings, float32.
+            images: Frozen image embeddings, float32, or what :meth:`freeze_images` gave.
             cells_P: Flat indices of embedding cells, int64; None asks for all.
 
         Returns:
@@ -70,21 +75,19 @@ class FewShotModel(nn.Module, ABC):
         return None
 
     @staticmethod
-    def logits_of_groups(
-        models: Sequence[FewShotModel], embeddings_GBDhw: Tensor, cells_GP: Tensor
-    ) -> Tensor:
+    def logits_of_groups(models: Sequence[FewShotModel], images: Any, cells_GP: Tensor) -> Tensor:
         """Logits of ``G`` models of equal :meth:`kinship`, each on images of its own.
 
         Args:
             models: The models.
-            embeddings_GBDhw: Frozen image embeddings of each, float32.
+            images: As in :meth:`class_logits`, with an axis of the models in front.
             cells_GP: Flat indices of embedding cells of each, int64.
 
         Returns:
             ``[G, B, C, P, 4, 4]``: the numbers of :meth:`class_logits` up to rounding.
         """
-        pairs = zip(models, embeddings_GBDhw, cells_GP, strict=True)
-        return torch.stack([model.class_logits(images, cells) for model, images, cells in pairs])
+        pairs = zip(models, images, cells_GP, strict=True)
+        return torch.stack([model.class_logits(own, cells) for model, own, cells in pairs])
 
     @abstractmethod
     def parameter_groups(self) -> list[dict[str, Any]]:

@@ -13,6 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ssprompt_core.data.embeddings import Embeddings
+from ssprompt_core.models.frozen import FrozenImages, Images, take_images
+
 
 class Segmenter(nn.Module, ABC):
     """A promptable segmenter in which everything is frozen.
@@ -87,14 +90,29 @@ class Segmenter(nn.Module, ABC):
             Tokens, float32 ``[N, D]``.
         """
 
+    def freeze_images(self, embeddings_BDhw: Embeddings) -> FrozenImages | None:
+        """Images with what decoding computes of them whatever the prompts, for many steps on them.
+
+        Args:
+            embeddings_BDhw: Image embeddings.
+
+        Returns:
+            Images on the segmenter's device that every decoding function takes in the embeddings'
+            place, with the same logits; or None, where the segmenter has nothing to prepare or it
+            would take more memory than :data:`ssprompt_core.models.frozen.MAX_FROZEN_BYTES`. They
+            are worth nothing once the segmenter's weights, type or device changes.
+        """
+        return None
+
     @abstractmethod
     def decode(
-        self, embeddings_BDhw: Tensor, tokens_CTD: Tensor, *, cells_P: Tensor | None = None
+        self, images: Images, tokens_CTD: Tensor, *, cells_P: Tensor | None = None
     ) -> Tensor:
         """Mask logits of each class on each image, one decoder pass per class.
 
         Args:
-            embeddings_BDhw: Image embeddings; they get no gradient.
+            images: Image embeddings ``[B, image_channels, h, w]`` or images from
+                :meth:`freeze_images`; they get no gradient.
             tokens_CTD: Prompt tokens of each class, shared by the images; differentiable.
             cells_P: Flat indices of embedding cells in ``[0, h * w)``, int64, where only a part
                 of the logits is needed.
@@ -106,7 +124,7 @@ class Segmenter(nn.Module, ABC):
     @abstractmethod
     def decode_together(
         self,
-        embeddings_BDhw: Tensor,
+        images: Images,
         spatial_ND: Tensor,
         semantic_CD: Tensor,
         *,
@@ -115,7 +133,7 @@ class Segmenter(nn.Module, ABC):
         """Mask logits of all classes in ONE decoder pass: fast, but not what SAM was trained for.
 
         Args:
-            embeddings_BDhw: Image embeddings; they get no gradient.
+            images: As in :meth:`decode`.
             spatial_ND: Prompt tokens that all classes share; differentiable.
             semantic_CD: One token of each class; differentiable.
             cells_P: As in :meth:`decode`.
@@ -126,7 +144,7 @@ class Segmenter(nn.Module, ABC):
 
     def decode_groups(
         self,
-        embeddings_GBDhw: Tensor,
+        images: Images,
         tokens_GCTD: Tensor,
         cells_GP: Tensor,
         *,
@@ -138,7 +156,7 @@ class Segmenter(nn.Module, ABC):
         :meth:`decode_together` up to rounding.
 
         Args:
-            embeddings_GBDhw: Image embeddings of ``G`` groups; they get no gradient.
+            images: As in :meth:`decode`, of ``G`` groups: with the axes ``[G, B, ..]``.
             tokens_GCTD: Prompt tokens of each class; differentiable. For ``one_pass`` the last
                 token is the class's own and the others are the same for all classes.
             cells_GP: Flat indices of embedding cells, int64.
@@ -148,12 +166,13 @@ class Segmenter(nn.Module, ABC):
             ``[G, B, C, P, 4, 4]``.
         """
         logits = []
-        for images, tokens, cells in zip(embeddings_GBDhw, tokens_GCTD, cells_GP, strict=True):
+        for group, (tokens, cells) in enumerate(zip(tokens_GCTD, cells_GP, strict=True)):
+            own = take_images(images, group)
             if one_pass:
                 spatial_ND, semantic_CD = tokens[0, :-1], tokens[:, -1]
-                logits.append(self.decode_together(images, spatial_ND, semantic_CD, cells_P=cells))
+                logits.append(self.decode_together(own, spatial_ND, semantic_CD, cells_P=cells))
             else:
-                logits.append(self.decode(images, tokens, cells_P=cells))
+                logits.append(self.decode(own, tokens, cells_P=cells))
         return torch.stack(logits)
 
     @abstractmethod

@@ -13,6 +13,7 @@ from torch import Tensor
 from ssprompt_core.data.dataset import IGNORE
 from ssprompt_core.methods.model import FewShotModel
 from ssprompt_core.metrics.iou import confusion_matrix, mean_iou
+from ssprompt_core.models.frozen import FrozenImages, Images
 from ssprompt_core.train.data import LabelledEmbeddings, label_cells
 from ssprompt_core.train.losses import BatchTotals, class_weights, segmentation_loss
 from ssprompt_core.train.optimiser import Optimiser
@@ -20,11 +21,12 @@ from ssprompt_core.train.settings import DTYPES, FitSettings
 from ssprompt_core.train.state import TrainState
 from ssprompt_core.train.stopping import BestEpoch
 
-_PAIR_CELLS = {"cpu": 2**13, "cuda": 2**20}
+_PAIR_CELLS = {"cpu": 2**14, "cuda": 2**20}
 """Cells times (image, class) pairs with gradient at once, where ``micro_batch`` is 0.
 
 That bounds the memory (a pair of ViT-B's 4096 cells keeps about 60 MB) and changes no number but
-by rounding. On the CPU small pieces are as fast as large ones, which leave the caches.
+by rounding. On the CPU it is what two images of ten classes take with the small model: more at once
+gains nothing, and with less the many small operations of a pass count twice.
 """
 
 _RESIDENT_BYTES = 2**30
@@ -110,6 +112,7 @@ class Loop:
         segmenter = model.segmenter
         self._labels_nS44 = label_cells(data.labels, segmenter, model.num_classes)
         self._embeddings = data.embeddings
+        self._frozen: FrozenImages | None = None
         if self._device.type != "cpu" and 4 * data.embeddings.numel() <= _RESIDENT_BYTES:
             self._embeddings = data.embeddings.to(self._device, torch.float32)
         # a cell that is padding or unlabelled in every image has nothing to teach
@@ -124,6 +127,8 @@ class Loop:
         self._rank = dist.get_rank() if self._parallel else 0
         self._ranks = dist.get_world_size() if self._parallel else 1
         model.prepare(data.embeddings, self._labels_nS44)
+        if model.parameter_groups():
+            self._frozen = model.freeze_images(data.embeddings)
         self._optimiser: Optimiser | None = None
         self._best: BestEpoch | None = None
         self._stopped = self._diverged = False
@@ -264,6 +269,12 @@ class Loop:
         picked_BDhw = self._embeddings[images.to(self._embeddings.device)]
         return picked_BDhw.to(self._device, torch.float32)
 
+    def images(self, images: Tensor) -> Images:
+        """Some images as the model takes them: prepared where they could be, or as embeddings."""
+        if self._frozen is None:
+            return self.embeddings(images)
+        return self._frozen.take(images.to(self._device))
+
     def autocast(self) -> torch.autocast:
         """The precision of the settings, for a forward pass."""
         dtype = DTYPES[self.settings.precision]
@@ -276,9 +287,8 @@ class Loop:
 
     def _logits(self, images: Tensor, cells_P: Tensor) -> Tensor:
         """Class logits ``[B, C, P, 4, 4]`` in the precision of the settings."""
-        embeddings_BDhw = self.embeddings(images)
         with self.autocast():
-            return self.model.class_logits(embeddings_BDhw, cells_P)
+            return self.model.class_logits(self.images(images), cells_P)
 
     def _loss(
         self, images: Tensor, labels_BX: Tensor, cells_P: Tensor, totals: BatchTotals

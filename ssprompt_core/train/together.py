@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ssprompt_core.data.dataset import IGNORE
 from ssprompt_core.methods.model import FewShotModel
+from ssprompt_core.models.frozen import stack_images
 from ssprompt_core.train.data import LabelledEmbeddings
 from ssprompt_core.train.fit import no_checkpoint, no_report
 from ssprompt_core.train.loop import Draw, FitResult, GetCheckpoint, Loop, Report
@@ -63,7 +64,7 @@ def _kinship(loop: Loop) -> Hashable:
     """Equal for fits that take their steps together; None for one that trains alone."""
     kinship, settings = loop.model.kinship(), loop.settings
     ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-    if kinship is None or not loop.going or ranks > 1:
+    if kinship is None or ranks > 1:
         return None
     arithmetic = (settings.device, settings.precision, settings.steps_per_epoch, loop.micro_batch)
     return kinship, arithmetic, tuple(loop.loss_settings().values()), loop.weight_C is None
@@ -126,12 +127,12 @@ def _losses(
 ) -> Tensor:
     """Loss of each fit's images, ``[G]``."""
     first = loops[0]
-    embeddings_GBDhw = torch.stack(
-        [loop.embeddings(images) for loop, images in zip(loops, images_GB, strict=True)]
-    )
+    images = stack_images([loop.images(i) for loop, i in zip(loops, images_GB, strict=True)])
+    if images is None:  # those of some fits are too many to be prepared
+        images = torch.stack([x.embeddings(i) for x, i in zip(loops, images_GB, strict=True)])
     with first.autocast():
         models = [loop.model for loop in loops]
-        logits = first.model.logits_of_groups(models, embeddings_GBDhw, cells_GP)
+        logits = first.model.logits_of_groups(models, images, cells_GP)
     weights = [loop.weight_C for loop in loops if loop.weight_C is not None]
     settings = first.loss_settings()
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from ssprompt_core.errors import UserError
 from ssprompt_core.methods import METHODS, FewShotModel, MethodSettings, build_model
 from ssprompt_core.methods.settings import Decoding
+from ssprompt_core.models.frozen import FrozenImages
 from ssprompt_core.models.sam import SamSegmenter
 from ssprompt_core.models.segmenter import Segmenter
 from ssprompt_core.train.data import LabelledEmbeddings
@@ -107,9 +108,9 @@ def shared(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     sizes: list[tuple[int, int]] = []
     decode_groups = SamSegmenter.decode_groups
 
-    def watched(self: SamSegmenter, embeddings: Tensor, *rest: Any, **named: Any) -> Tensor:
-        sizes.append((embeddings.shape[0], embeddings.shape[1]))
-        return decode_groups(self, embeddings, *rest, **named)
+    def watched(self: SamSegmenter, images: FrozenImages, *rest: Any, **named: Any) -> Tensor:
+        sizes.append((images.image.shape[0], images.image.shape[1]))
+        return decode_groups(self, images, *rest, **named)
 
     monkeypatch.setattr(SamSegmenter, "decode_groups", watched)
     return sizes

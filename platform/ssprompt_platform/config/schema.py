@@ -298,6 +298,13 @@ class TrainConfig:
     workers: int = _option(
         0, "workers that encode and run the final fits; 0: as many as fit", low=0
     )
+    fits_together: int = _option(
+        0,
+        "final fits of one method and K, equal but for the support draw, that a worker trains as "
+        "one batch, which gains with decoding=one_pass or on a GPU (equal up to rounding); "
+        "0: 1 on a CPU, 8 on a GPU",
+        low=0,
+    )
     workers_per_trial: int = _option(
         1, "workers that share one search trial; more than 1 runs it on Ray Train", low=1
     )
