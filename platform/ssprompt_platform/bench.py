@@ -53,7 +53,7 @@ class Bench:
         """Embeddings and labels of some images."""
         labels = [self.dataset.label(image_id) for image_id in image_ids]
         return LabelledEmbeddings(
-            embeddings=self.store.stack([self.dataset.digest(i) for i in image_ids]),
+            embeddings=self.store.images([self.dataset.digest(i) for i in image_ids]),
             labels=labels,
             sizes=[(label.shape[0], label.shape[1]) for label in labels],
         )

@@ -126,8 +126,7 @@ class Loop:
         self._ranks = dist.get_world_size() if self._parallel else 1
         model.prepare(data.embeddings, self._labels_nS44)
         if model.parameter_groups():
-            images = model.freeze_images(data.embeddings)
-            self._frozen = images if isinstance(images, FrozenImages) else None
+            self._frozen = model.freeze_images(data.embeddings)
         resident = 4 * data.embeddings.numel() <= _RESIDENT_BYTES
         if self._device.type != "cpu" and self._frozen is None and resident:
             self._embeddings = data.embeddings.to(self._device, torch.float32)

@@ -97,6 +97,12 @@ class ModelConfig:
         "small, minilm (from its package), a folder in the transformers layout (CLIP, SigLIP, "
         "sentence encoders), or hub:owner/name, which may download",
     )
+    precision: str = _option(
+        "fp32",
+        "in which the image encoder computes: bf16 and fp16 (on a GPU) are faster, and give other "
+        "embeddings",
+        choices=("fp32", "bf16", "fp16"),
+    )
 
 
 @dataclass
@@ -318,6 +324,11 @@ class StorageConfig:
         "runs",
         "folder of embeddings, studies and MLflow, which a Ray job resolves below ~/ssprompt; or "
         "s3://bucket/prefix, with endpoint and credentials in the standard AWS_* variables",
+    )
+    embeddings: str = _option(
+        "float32",
+        "type of the stored image embeddings; float16 takes half the space and time to read",
+        choices=("float32", "float16"),
     )
 
 
