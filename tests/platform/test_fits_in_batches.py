@@ -161,9 +161,8 @@ def test_a_fit_that_diverges_fails_and_the_other_does_not(
     def poisoned(seed: int, one: Fit) -> Fit:
         if seed != seed_of(tools, KEYS[0]):
             return one
-        return replace(
-            one, data=replace(one.data, embeddings=torch.full_like(one.data.embeddings, torch.nan))
-        )
+        nothing = torch.full(one.data.embeddings.shape, torch.nan)
+        return replace(one, data=replace(one.data, embeddings=nothing))
 
     in_prepared(monkeypatch, poisoned)
     try_fits(tools, KEYS)
