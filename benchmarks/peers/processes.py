@@ -9,6 +9,7 @@ import subprocess
 import time
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -80,10 +81,10 @@ def run(
     Raises:
         CommandFailedError: It ended with another code than 0.
     """
-    ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
-    found, read = Run(), {}
+    tree = _Tree()
+    found = Run()
     begun = time.time()
-    with log.open("wb") as output:
+    with log.open("wb") as output, _adopting():
         process = subprocess.Popen(
             command,
             cwd=cwd,
@@ -94,86 +95,96 @@ def run(
             start_new_session=True,
             preexec_fn=lambda: os.sched_setaffinity(0, cores),
         )
-    try:
-        code = None
-        while code is None:
-            time.sleep(interval)
-            _sample(found, read)
-            code = process.poll()
-        found.seconds = time.time() - begun
-        _wait_for_all(found, read, interval)
-    finally:
-        for pid in list(_descendants()):
-            _kill(pid)
-        process.wait()
-        _reap()
-    found.processes = len(read)
+        try:
+            code = None
+            while code is None:
+                time.sleep(interval)
+                tree.sample(found)
+                code = process.poll()
+            found.seconds = time.time() - begun
+            # what the command leaves behind may end by itself: its time counts too
+            last = time.monotonic() + _PATIENCE
+            while tree.sample(found) and time.monotonic() < last:
+                tree.reap()
+                time.sleep(interval)
+        finally:
+            tree.kill()
+            process.wait()
+            tree.reap()
+    found.processes = len(tree.read)
     if code:
         end = log.read_text(errors="replace")[-2000:]
         raise CommandFailedError(f"{' '.join(command[:4])} ended with {code}: {end}")
     return found
 
 
-def _wait_for_all(found: Run, read: dict[tuple[int, int], int], interval: float) -> None:
-    """Let what the command leaves behind end by itself: its time counts too."""
-    last = time.monotonic() + _PATIENCE
-    while _sample(found, read) and time.monotonic() < last:
-        _reap()
-        time.sleep(interval)
+@contextmanager
+def _adopting() -> Iterator[None]:
+    """Processes below this one whose parent ends become its children for the duration."""
+    libc = ctypes.CDLL(None)
+    libc.prctl(_SUBREAPER, 1, 0, 0, 0)
+    try:
+        yield
+    finally:
+        libc.prctl(_SUBREAPER, 0, 0, 0, 0)
 
 
-def _sample(found: Run, read: dict[tuple[int, int], int]) -> int:
-    """Read the times of all descendants; returns how many there are."""
-    living = 0
-    for pid in _descendants():
-        try:
-            words = _stat(pid)
-        except OSError:
-            continue
-        # state, then: 11 user and 12 system time, 19 start time; with the pid it names the process
-        living += words[0] != "Z"
-        read[pid, int(words[19])] = int(words[11]) + int(words[12])
-    found.times.append(time.time())
-    found.cpu.append(sum(read.values()) / _TICKS)
-    return living
+class _Tree:
+    """The processes below this one, without those that there were already.
+
+    Attributes:
+        read: Processor time in ticks of every process, by pid and start, as last seen.
+    """
+
+    def __init__(self) -> None:
+        self.read: dict[tuple[int, int], int] = {}
+        self._others = set(_children().get(os.getpid(), []))
+
+    def sample(self, found: Run) -> int:
+        """Read all times; returns how many processes there are."""
+        living = 0
+        for pid in self._pids():
+            try:
+                words = _stat(pid)
+            except OSError:
+                continue
+            # user and system time; pid and start time together name a process
+            self.read[pid, int(words[19])] = int(words[11]) + int(words[12])
+            living += words[0] != "Z"
+        found.times.append(time.time())
+        found.cpu.append(sum(self.read.values()) / _TICKS)
+        return living
+
+    def kill(self) -> None:
+        """End what is still there."""
+        for pid in self._pids():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def reap(self) -> None:
+        """Take the exit codes of adopted processes."""
+        for pid in self._pids():
+            with suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+
+    def _pids(self) -> list[int]:
+        children = _children()
+        pids = [pid for pid in children.get(os.getpid(), []) if pid not in self._others]
+        for pid in pids:  # grows as it goes
+            pids += children.get(pid, [])
+        return pids
 
 
-def _descendants() -> Iterator[int]:
-    """All processes below this one."""
+def _children() -> dict[int, list[int]]:
+    """Every parent's children."""
     children: dict[int, list[int]] = {}
     for entry in os.scandir("/proc"):
         if entry.name.isdecimal():
-            try:
-                parent = int(_stat(int(entry.name))[1])
-            except OSError:
-                continue
-            children.setdefault(parent, []).append(int(entry.name))
-    waiting = [os.getpid()]
-    while waiting:
-        below = children.get(waiting.pop(), [])
-        waiting += below
-        yield from below
+            with suppress(OSError):
+                children.setdefault(int(_stat(int(entry.name))[1]), []).append(int(entry.name))
+    return children
 
 
 def _stat(pid: int) -> list[str]:
     """Fields of ``/proc/PID/stat`` from the state on: the name before it may hold anything."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-
-
-def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-
-
-def _reap() -> None:
-    """Take the exit codes of orphans that ended; those of `subprocess` are asked for by pid."""
-    me = os.getpid()
-    for pid in list(_descendants()):
-        try:
-            words = _stat(pid)
-            if words[0] == "Z" and int(words[1]) == me:
-                os.waitpid(pid, os.WNOHANG)
-        except (OSError, ChildProcessError):
-            continue

@@ -26,16 +26,19 @@ ROOT = Path(__file__).resolve().parents[2]
 _STRIPPED = ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-def small_problem(folder: Path) -> Problem:
-    """The small model on procedural scenes of 10 classes, with the default study's trials."""
+def small_problem(folder: Path, quick: bool) -> Problem:
+    """The small model on procedural scenes of 10 classes, with the default study's trials.
+
+    Quick: with a quarter of their steps.
+    """
     write_scenes(folder, 80, 4, [*DOWNSTREAM.stuff, *DOWNSTREAM.things], lambda classes: classes)
     problem = Problem(
         folder=str(folder),
         model="small",
         checkpoint=None,
         shots=4,
-        epochs=4,
-        steps=12,
+        epochs=2 if quick else 4,
+        steps=6 if quick else 12,
         batch_size=2,
         cells=192,
         trials=1,
@@ -59,8 +62,8 @@ def vit_problem(folder: Path) -> Problem:
         model="vit_b",
         checkpoint=str(checkpoint),
         shots=1,
-        epochs=2,
-        steps=2,
+        epochs=3,
+        steps=4,
         batch_size=1,
         cells=192,
         trials=1,

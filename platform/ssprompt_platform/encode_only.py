@@ -41,7 +41,7 @@ def encode_study(arguments: Sequence[str], studies: Path, console: Console) -> E
     # here, since a dry run needs no Ray
     from ssprompt_platform.capacity import workers_asked
     from ssprompt_platform.cluster import connected, resolve_resources
-    from ssprompt_platform.encode import encode_missing
+    from ssprompt_platform.encode import check_precision, encode_missing
     from ssprompt_platform.machines import cluster_machines
 
     with ExitStack() as stack:
@@ -49,6 +49,7 @@ def encode_study(arguments: Sequence[str], studies: Path, console: Console) -> E
             stack.enter_context(connected())
             stack.enter_context(workers_asked(train, progress.say))
             resources = resolve_resources(train, cluster_machines())
+            check_precision(prepared.config.model.precision, resources.device)
         return encode_missing(
             prepared.dataset,
             images,

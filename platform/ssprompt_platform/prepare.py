@@ -95,7 +95,12 @@ def prepare(config: Config) -> Prepared:
         dataset.class_names,
         None if cache is None else cache / "texts",
     )
-    store = EmbeddingStore(root / "embeddings", segmenter.fingerprint)
+    store = EmbeddingStore(
+        root / "embeddings",
+        segmenter.fingerprint,
+        dtype=config.storage.embeddings,
+        precision=config.model.precision,
+    )
     lock = DataLock.of(dataset, validation=config.study.selection == "holdout")
     fingerprints = identity(lock, segmenter.fingerprint, texts.fingerprint)
     folder = find_study(config, fingerprints)

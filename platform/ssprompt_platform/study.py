@@ -10,7 +10,7 @@ from ssprompt_core.errors import UserError
 from ssprompt_platform.bench import Bench, fit_settings
 from ssprompt_platform.capacity import workers_asked
 from ssprompt_platform.cluster import Resources, connected, resolve_resources
-from ssprompt_platform.encode import encode_missing
+from ssprompt_platform.encode import check_precision, encode_missing
 from ssprompt_platform.explain import plan_facts, remarks
 from ssprompt_platform.failures import IncompleteStudyError, stops_named
 from ssprompt_platform.final import FinalBench, read_failed, run_final_fits
@@ -70,6 +70,7 @@ def run_prepared(prepared: Prepared, progress: Progress) -> StudyFolder:
             train = prepared.config.train
             stack.enter_context(workers_asked(train, progress.say))
             resources = resolve_resources(train, cluster_machines())
+            check_precision(prepared.config.model.precision, resources.device)
             fit_settings(train, resources.device, train.epochs, prepared.config.study.seed)
             if prepared.config.search.budget.gpu_hours and not resources.gpus_per_worker:
                 raise UserError(

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssprompt_core.data.embeddings import Embeddings
+
 
 def upscale_cells(logits_BChw: Tensor, cells_P: Tensor | None) -> Tensor:
     """Resize logits of cells bilinearly to the frame of mask logits.
@@ -25,12 +27,12 @@ def upscale_cells(logits_BChw: Tensor, cells_P: Tensor | None) -> Tensor:
     return cells_BChw44.flatten(2, 3)[:, :, cells_P]
 
 
-def channel_moments(embeddings_nDhw: Tensor) -> tuple[Tensor, Tensor]:
+def channel_moments(embeddings_nDhw: Embeddings) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (at least 1e-6) of each channel over all cells of all images.
 
     Args:
-        embeddings_nDhw: Read image by image, since it may be a memory-mapped file larger than the
-            memory.
+        embeddings_nDhw: Read image by image, since they may lie in memory-mapped files larger than
+            the memory.
 
     Returns:
         Two float64 tensors ``[D]`` on the CPU.

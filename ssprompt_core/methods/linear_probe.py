@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssprompt_core.data.embeddings import Embeddings
 from ssprompt_core.methods.cells import channel_moments, upscale_cells
 from ssprompt_core.methods.model import FewShotModel, MethodSpec
 from ssprompt_core.methods.settings import MethodSettings
@@ -43,7 +44,7 @@ class LinearProbe(FewShotModel):
         self.register_buffer("deviation", torch.ones(segmenter.image_channels, device=device))
 
     @torch.no_grad()
-    def prepare(self, embeddings_nDhw: Tensor, labels_nS44: Tensor) -> None:
+    def prepare(self, embeddings_nDhw: Embeddings, labels_nS44: Tensor) -> None:
         """Take mean and standard deviation of the support images' channels."""
         mean_D, deviation_D = channel_moments(embeddings_nDhw)
         self.mean.copy_(mean_D)

@@ -10,8 +10,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from ssprompt_core.data.embeddings import Embeddings
 from ssprompt_core.methods.settings import MethodSettings
-from ssprompt_core.models.frozen import Images
+from ssprompt_core.models.frozen import FrozenImages
 from ssprompt_core.models.segmenter import Segmenter
 from ssprompt_core.text.classes import ClassTexts
 
@@ -50,9 +51,9 @@ class FewShotModel(nn.Module, ABC):
         self.segmenter.to(device)
         return self.to(device)
 
-    def freeze_images(self, embeddings_nDhw: Tensor) -> Images:
+    def freeze_images(self, embeddings_nDhw: Embeddings) -> FrozenImages | None:
         """Images prepared for many steps on them; see :meth:`Segmenter.freeze_images`."""
-        return embeddings_nDhw
+        return None
 
     @abstractmethod
     def class_logits(self, images: Any, cells_P: Tensor | None = None) -> Tensor:
@@ -92,7 +93,7 @@ class FewShotModel(nn.Module, ABC):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups for AdamW, each with ``params`` and ``lr``; empty where nothing is trained."""
 
-    def prepare(self, embeddings_nDhw: Tensor, labels_nS44: Tensor) -> None:
+    def prepare(self, embeddings_nDhw: Embeddings, labels_nS44: Tensor) -> None:
         """See the support images once before training; most models need not.
 
         Args:

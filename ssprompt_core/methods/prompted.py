@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ssprompt_core.data.embeddings import Embeddings
 from ssprompt_core.methods.model import FewShotModel
 from ssprompt_core.methods.settings import MethodSettings
-from ssprompt_core.models.frozen import Images
+from ssprompt_core.models.frozen import FrozenImages, Images
 from ssprompt_core.models.segmenter import Segmenter
 from ssprompt_core.prompts.fusion import Fusion
 from ssprompt_core.prompts.spatial import PointPrompts
@@ -48,7 +49,7 @@ class PromptedModel(FewShotModel):
         """One for each class, or one for all."""
         return 1 if self._settings.decoding == "one_pass" else self.num_classes
 
-    def freeze_images(self, embeddings_nDhw: Tensor) -> Images:
+    def freeze_images(self, embeddings_nDhw: Embeddings) -> FrozenImages | None:
         """What the decoder makes of them whatever the prompts."""
         return self.segmenter.freeze_images(embeddings_nDhw)
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor, nn
 
+from ssprompt_core.data.embeddings import Embeddings
 from ssprompt_core.models.decoding import decode_masks, decode_masks_together
 from ssprompt_core.models.framing import decode_in_chunks, padded_frame, upscale_padded
 from ssprompt_core.models.frozen import (
@@ -94,13 +95,13 @@ class SamSegmenter(Segmenter):
             tokens_ND: Tensor = position_ND + kind_ND
         return tokens_ND
 
-    def freeze_images(self, embeddings_BDhw: Tensor) -> Images:
+    def freeze_images(self, embeddings_BDhw: Embeddings) -> FrozenImages | None:
         """What layer 1 of the decoder makes of images whatever the prompts."""
         frozen = self._decoder()
         weights, count = frozen.pe_DS, len(embeddings_BDhw)
         limit = MAX_FROZEN_BYTES.get(weights.device.type, 2**28)
         if not 0 < count * frozen.image_bytes() <= limit:
-            return embeddings_BDhw
+            return None
         # in pieces, since the embeddings may be memory-mapped
         pieces = [
             frozen.freeze(embeddings_BDhw[start : start + 8].to(weights.device, weights.dtype))

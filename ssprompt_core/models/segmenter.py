@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ssprompt_core.models.frozen import Images, take_images
+from ssprompt_core.data.embeddings import Embeddings
+from ssprompt_core.models.frozen import FrozenImages, Images, take_images
 
 
 class Segmenter(nn.Module, ABC):
@@ -89,7 +90,7 @@ class Segmenter(nn.Module, ABC):
             Tokens, float32 ``[N, D]``.
         """
 
-    def freeze_images(self, embeddings_BDhw: Tensor) -> Images:
+    def freeze_images(self, embeddings_BDhw: Embeddings) -> FrozenImages | None:
         """Images with what decoding computes of them whatever the prompts, for many steps on them.
 
         Args:
@@ -97,12 +98,11 @@ class Segmenter(nn.Module, ABC):
 
         Returns:
             Images on the segmenter's device that every decoding function takes in the embeddings'
-            place, with the same logits; or the embeddings as they are, where the segmenter has
-            nothing to prepare or it would take more memory than
-            :data:`ssprompt_core.models.frozen.MAX_FROZEN_BYTES`. They are worth nothing once the
-            segmenter's weights, type or device changes.
+            place, with the same logits; or None, where the segmenter has nothing to prepare or it
+            would take more memory than :data:`ssprompt_core.models.frozen.MAX_FROZEN_BYTES`. They
+            are worth nothing once the segmenter's weights, type or device changes.
         """
-        return embeddings_BDhw
+        return None
 
     @abstractmethod
     def decode(

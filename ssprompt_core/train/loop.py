@@ -128,8 +128,7 @@ class Loop:
         self._ranks = dist.get_world_size() if self._parallel else 1
         model.prepare(data.embeddings, self._labels_nS44)
         if model.parameter_groups():
-            images = model.freeze_images(data.embeddings)
-            self._frozen = images if isinstance(images, FrozenImages) else None
+            self._frozen = model.freeze_images(data.embeddings)
         self._optimiser: Optimiser | None = None
         self._best: BestEpoch | None = None
         self._stopped = self._diverged = False

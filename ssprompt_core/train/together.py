@@ -64,7 +64,7 @@ def _kinship(loop: Loop) -> Hashable:
     """Equal for fits that take their steps together; None for one that trains alone."""
     kinship, settings = loop.model.kinship(), loop.settings
     ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-    if kinship is None or not loop.going or ranks > 1:
+    if kinship is None or ranks > 1:
         return None
     arithmetic = (settings.device, settings.precision, settings.steps_per_epoch, loop.micro_batch)
     return kinship, arithmetic, tuple(loop.loss_settings().values()), loop.weight_C is None

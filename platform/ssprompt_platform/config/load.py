@@ -36,10 +36,6 @@ def load_config(arguments: Sequence[str], studies: Path) -> Config:
             name = value
         else:
             overrides.append(word)
-    # here, since the checks know the methods, and with them torch; --help does without
-    from ssprompt_platform.config.checks import check_study, check_values
-    from ssprompt_platform.search.checks import check_search
-
     path = _study_file(name, studies)
     layers = [_read_study(path), _dot_list(overrides)]
     for layer in layers:
@@ -47,6 +43,10 @@ def load_config(arguments: Sequence[str], studies: Path) -> Config:
     config = _merge(layers)
     config.study.name = config.study.name or path.stem
     _leave_default_choices(config.search.space, layers)
+    # here, since these know the methods, and with them torch: --help and an unknown key do without
+    from ssprompt_platform.config.checks import check_study, check_values
+    from ssprompt_platform.search.checks import check_search
+
     check_values(config)
     check_study(config)
     check_search(config)
