@@ -126,5 +126,6 @@ def fit_settings(train: TrainConfig, device: str, epochs: int, seed: int) -> Fit
         patience=train.patience,
         precision=train.precision,
         device=device,
+        compile=train.compile,
         seed=seed,
     )

@@ -19,6 +19,7 @@ _FREE = frozenset(
         "tracking.register",
         "tracking.model",
         "train.workers",
+        "train.compile",
         "train.fits_together",
         "search.max_concurrent",
     }

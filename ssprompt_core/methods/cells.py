@@ -24,7 +24,7 @@ def upscale_cells(logits_BChw: Tensor, cells_P: Tensor | None) -> Tensor:
         return logits_BCyx
     h, w = logits_BChw.shape[-2:]
     cells_BChw44 = logits_BCyx.view(*logits_BChw.shape[:2], h, 4, w, 4).transpose(3, 4)
-    return cells_BChw44.flatten(2, 3)[:, :, cells_P]
+    return cells_BChw44.flatten(2, 3).index_select(2, cells_P)
 
 
 def channel_moments(embeddings_nDhw: Embeddings) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor, nn
 
 from ssprompt_core.data.embeddings import Embeddings
+from ssprompt_core.models.compiling import compiled
 from ssprompt_core.models.decoding import decode_masks, decode_masks_together
 from ssprompt_core.models.framing import decode_in_chunks, padded_frame, upscale_padded
 from ssprompt_core.models.frozen import (
@@ -52,6 +54,7 @@ class SamSegmenter(Segmenter):
         self.native_text = native_text
         self.text_dim = self.embed_dim if native_text else None
         self.freeze()
+        self._compile = False
         self._frozen_decoder = FrozenCache(self.mask_decoder, self.prompt_encoder)
 
     def preprocessing(self) -> dict[str, Any]:
@@ -121,7 +124,7 @@ class SamSegmenter(Segmenter):
         frozen = self._decoder()
 
         def run(images: Images, tokens: Tensor) -> Tensor:
-            return decode_masks(frozen, _prepared(frozen, images), tokens, cells_P)
+            return self._form(decode_masks)(frozen, _prepared(frozen, images), tokens, cells_P)
 
         return decode_in_chunks(run, images, tokens_CTD, self.grid_size**2)
 
@@ -138,7 +141,8 @@ class SamSegmenter(Segmenter):
 
         def run(images: Images, _: Tensor) -> Tensor:
             prepared = _prepared(frozen, images)
-            return decode_masks_together(frozen, prepared, spatial_ND, semantic_CD, cells_P)
+            decode = self._form(decode_masks_together)
+            return decode(frozen, prepared, spatial_ND, semantic_CD, cells_P)
 
         return decode_in_chunks(run, images, spatial_ND[None], self.grid_size**2)
 
@@ -157,10 +161,19 @@ class SamSegmenter(Segmenter):
         prepared = _prepared(frozen, joined)
         if one_pass:
             spatial_GND, semantic_GCD = tokens_GCTD[:, 0, :-1], tokens_GCTD[:, :, -1]
-            logits = decode_masks_together(frozen, prepared, spatial_GND, semantic_GCD, cells_GP)
+            decode = self._form(decode_masks_together)
+            logits = decode(frozen, prepared, spatial_GND, semantic_GCD, cells_GP)
         else:
-            logits = decode_masks(frozen, prepared, tokens_GCTD, cells_GP)
+            logits = self._form(decode_masks)(frozen, prepared, tokens_GCTD, cells_GP)
         return logits.view(*groups, *logits.shape[1:])
+
+    def compile_decoder(self, wanted: bool) -> None:
+        """Train through a compiled decoder, or no longer."""
+        self._compile = wanted
+
+    def _form(self, decode: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        # without gradient shapes change from call to call, and each would be compiled anew
+        return compiled(decode) if self._compile and torch.is_grad_enabled() else decode
 
     def _decoder(self) -> FrozenDecoder:
         """The decoder with what its present weights alone decide."""

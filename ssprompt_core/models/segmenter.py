@@ -104,6 +104,13 @@ class Segmenter(nn.Module, ABC):
         """
         return None
 
+    def compile_decoder(self, wanted: bool) -> None:
+        """Say whether decoding with gradient goes through ``torch.compile``.
+
+        A segmenter may have nothing to compile; the numbers are the same up to rounding.
+        """
+        return
+
     @abstractmethod
     def decode(
         self, images: Images, tokens_CTD: Tensor, *, cells_P: Tensor | None = None

@@ -110,6 +110,7 @@ class Loop:
         self.settings, self._report = settings, report
         self._device = torch.device(settings.device)
         segmenter = model.segmenter
+        segmenter.compile_decoder(settings.compile)
         self._labels_nS44 = label_cells(data.labels, segmenter, model.num_classes)
         self._embeddings = data.embeddings
         self._frozen: FrozenImages | None = None

@@ -130,11 +130,13 @@ def test_every_method_learns_the_same_together_as_alone(
     method: str, decoding: str, shared: list[tuple[int, int]]
 ) -> None:
     def fits() -> list[Trained]:
-        return [made(seed, EVERY_TERM, method, decoding=decoding) for seed in range(3)]
+        # few steps: rounding may push a hidden unit over the kink of a ReLU, and Adam makes it seen
+        few = replace(EVERY_TERM, epochs=2)
+        return [made(seed, few, method, decoding=decoding) for seed in range(3)]
 
     for joined, single in zip(together(*fits()), fits(), strict=True):
         assert_equal(joined, single.alone())
-    assert shared == ([] if method == "linear_probe" else [(3, 3)] * 9)
+    assert shared == ([] if method == "linear_probe" else [(3, 3)] * 6)
 
 
 @pytest.mark.parametrize("decoding", get_args(Decoding))
