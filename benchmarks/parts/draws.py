@@ -73,8 +73,8 @@ def measure(quick: bool) -> Part:
     places = [("cpu", 1)] if quick else [("cpu", 1), ("cpu", 2)]
     places += [("cuda", 1)] if torch.cuda.is_available() else []
     shots = (4,) if quick else _SHOTS
-    lab = prepare(shots, steps=2 if quick else 3)
-    rounds = 3 if quick else 6
+    lab = prepare(shots, steps=2)
+    rounds = 3 if quick else 5
     rows = [
         row(lab, decoding, k, device, threads, rounds)
         for device, threads in places
