@@ -58,7 +58,7 @@ def measure(quick: bool) -> Part:
             )),
             *_reading(folder / "read", quick),
             *_rounding(config, dataset, folder / "rounded", quick),
-            *_memory(folder / "memory", 40 if quick else 200),
+            *_memory(folder / "memory", 40 if quick else 120),
         ]  # fmt: skip
     return Part(
         title="Embeddings",
@@ -110,7 +110,7 @@ def _encoding(
     """Rates of the bare encoder and of a worker of a study, over the same images, in turn."""
     segmenter = source.build()
     many = batch > 1
-    ids = dataset.ids("train")[: (96 if quick else 288) if many else 3]
+    ids = dataset.ids("train")[: (96 if quick else 288) if many else 2]
     batches = [ids[start : start + batch] for start in range(0, len(ids), batch)]
     for image_id in ids:  # made images are on the disk then, as a user's are
         dataset.image(image_id)

@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 JOBS = ROOT / "jobs"
 TUNE = str(JOBS / "tune_shots.py")
 _BARE, _TORCH = "python -c pass", 'python -c "import torch"'
+_COMPILER = 'python -c "import torch, torch._dynamo"'
 _IMPORTED = """
 import json, os, runpy, sys
 sys.argv = sys.argv[1:]
@@ -40,7 +41,11 @@ _HEAVY = (
 
 def commands() -> dict[str, list[str]]:
     """Name -> arguments of Python, the two yardsticks first."""
-    named = {_BARE: ["-c", "pass"], _TORCH: ["-c", "import torch"]}
+    named = {
+        _BARE: ["-c", "pass"],
+        _TORCH: ["-c", "import torch"],
+        _COMPILER: ["-c", "import torch, torch._dynamo"],
+    }
     for job in sorted(JOBS.glob("*.py")):
         named[f"jobs/{job.name} --help"] = [str(job), "--help"]
     for study in ("smoke", "default"):
@@ -81,9 +86,9 @@ def measure(quick: bool) -> Part:
         rows=rows,
         notes=(
             "A dry run reads the configuration, draws the scenes of the train pool to plan the "
-            "support sets, builds the model, and times a few real steps of every method: it cannot "
-            "take less than importing torch, and what torch's optimisers and torchvision import "
-            "besides (torch._dynamo), which alone takes about as long again.",
+            "support sets, builds the model, and times a few real steps of every method. It cannot "
+            "take less than importing torch and torch._dynamo, which torchvision (through "
+            "segment-anything) and the first optimiser of a process import.",
         ),
     )  # fmt: skip
 
@@ -105,7 +110,7 @@ def _children() -> float:
 def _heavy(words: Sequence[str], folder: Path) -> str:
     """Which of the large packages a command imports."""
     if words[0] == "-c":
-        return words[1].removeprefix("import ").replace("pass", "none")
+        return "torch" if "torch" in words[1] else "none"
     ended = subprocess.run(
         [sys.executable, "-c", _IMPORTED, *words],
         cwd=folder, env=_environment(), check=False, capture_output=True, text=True,

@@ -114,8 +114,6 @@ class Loop:
         self._labels_nS44 = label_cells(data.labels, segmenter, model.num_classes)
         self._embeddings = data.embeddings
         self._frozen: FrozenImages | None = None
-        if self._device.type != "cpu" and 4 * data.embeddings.numel() <= _RESIDENT_BYTES:
-            self._embeddings = data.embeddings.to(self._device, torch.float32)
         # a cell that is padding or unlabelled in every image has nothing to teach
         labelled_S = (self._labels_nS44 != IGNORE).flatten(2).any(2).any(0)
         self._cells = labelled_S.nonzero()[:, 0]
@@ -130,6 +128,9 @@ class Loop:
         model.prepare(data.embeddings, self._labels_nS44)
         if model.parameter_groups():
             self._frozen = model.freeze_images(data.embeddings)
+        resident = 4 * data.embeddings.numel() <= _RESIDENT_BYTES
+        if self._device.type != "cpu" and self._frozen is None and resident:
+            self._embeddings = data.embeddings.to(self._device, torch.float32)
         self._optimiser: Optimiser | None = None
         self._best: BestEpoch | None = None
         self._stopped = self._diverged = False
@@ -269,6 +270,15 @@ class Loop:
         """Embeddings of some images, float32 ``[B, D, h, w]`` on the device."""
         picked_BDhw = self._embeddings[images.to(self._embeddings.device)]
         return picked_BDhw.to(self._device, torch.float32)
+
+    @property
+    def prepared_bytes(self) -> int:
+        """Memory that prepared images take."""
+        return 0 if self._frozen is None else sum(x.nbytes for x in self._frozen.parts())
+
+    def forget_prepared(self) -> None:
+        """Give that memory back; from now on every step prepares its own images."""
+        self._frozen = None
 
     def images(self, images: Tensor) -> Images:
         """Some images as the model takes them: prepared where they could be, or as embeddings."""

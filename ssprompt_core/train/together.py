@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ssprompt_core.data.dataset import IGNORE
 from ssprompt_core.methods.model import FewShotModel
-from ssprompt_core.models.frozen import stack_images
+from ssprompt_core.models.frozen import MAX_FROZEN_BYTES, stack_images
 from ssprompt_core.train.data import LabelledEmbeddings
 from ssprompt_core.train.fit import no_checkpoint, no_report
 from ssprompt_core.train.loop import Draw, FitResult, GetCheckpoint, Loop, Report
@@ -50,7 +50,7 @@ def fit_together(fits: Sequence[Fit]) -> list[FitResult]:
         UserError: A label has a class that its model lacks, or a checkpoint does not fit.
         ValueError: There are no images.
     """
-    loops = [Loop(f.model, f.data, f.settings, f.report, f.get_checkpoint) for f in fits]
+    loops = _begun(fits)
     kin: dict[Hashable, list[Loop]] = {}
     for number, loop in enumerate(loops):
         kin.setdefault(_kinship(loop) or number, []).append(loop)
@@ -58,6 +58,23 @@ def fit_together(fits: Sequence[Fit]) -> list[FitResult]:
         while going := [loop for loop in group if loop.going]:
             _epoch(going)
     return [loop.result() for loop in loops]
+
+
+def _begun(fits: Sequence[Fit]) -> list[Loop]:
+    """All fits at their checkpoints.
+
+    Together they may prepare as many images as one fit may; where they are more, none does.
+    """
+    loops: list[Loop] = []
+    too_many = False
+    for one in fits:
+        loops.append(Loop(one.model, one.data, one.settings, one.report, one.get_checkpoint))
+        limit = MAX_FROZEN_BYTES.get(torch.device(one.settings.device).type, 2**28)
+        too_many = too_many or sum(loop.prepared_bytes for loop in loops) > limit
+        if too_many:
+            for loop in loops:
+                loop.forget_prepared()
+    return loops
 
 
 def _kinship(loop: Loop) -> Hashable:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ssprompt_core.errors import UserError
 from ssprompt_core.methods import METHODS, FewShotModel, MethodSettings, build_model
 from ssprompt_core.methods.settings import Decoding
-from ssprompt_core.models.frozen import FrozenImages
+from ssprompt_core.models.frozen import FrozenImages, Images
 from ssprompt_core.models.sam import SamSegmenter
 from ssprompt_core.models.segmenter import Segmenter
 from ssprompt_core.train.data import LabelledEmbeddings
@@ -33,8 +33,9 @@ EVERY_TERM = replace(
     SETTINGS, focal_weight=2, focal_gamma=1.5, class_balance=0.5, warm_up=0.25, schedule="constant"
 )
 TRAINED = [name for name, spec in METHODS.items() if spec.uses_support and name != "prototype"]
-CLOSE = {"rtol": 1e-4, "atol": 1e-5}
-"""Of learned numbers near 1 after nine steps in float32, added up in another order."""
+LEARNED = 0.01
+"""How far learned tensors may lie apart, as a share of their length. AdamW's first steps are long
+even where a gradient is almost nothing, and there rounding decides on the sign."""
 
 
 @dataclass
@@ -94,12 +95,18 @@ def assert_equal(joined: Trained, alone: Trained) -> None:
         assert mine == pytest.approx(other, rel=1e-4, nan_ok=True)
     assert vars(joined.result) == pytest.approx(vars(alone.result), rel=1e-4, nan_ok=True)
     for name, value in alone.model.state_dict().items():
-        torch.testing.assert_close(joined.model.state_dict()[name], value, **CLOSE, equal_nan=True)
+        assert_near(joined.model.state_dict()[name], value, LEARNED)
     for mine, other in zip(joined.states, alone.states, strict=True):
         assert (mine is None) == (other is None)
         if mine is not None and other is not None:
             assert list(mine) == list(other)
             assert torch.equal(mine["generator"], other["generator"])
+
+
+def assert_near(mine: Tensor, other: Tensor, share: float) -> None:
+    assert torch.equal(mine.isnan(), other.isnan())
+    distance = (mine.nan_to_num() - other.nan_to_num()).norm()
+    assert distance <= share * other.nan_to_num().norm(), distance
 
 
 @pytest.fixture
@@ -108,8 +115,9 @@ def shared(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     sizes: list[tuple[int, int]] = []
     decode_groups = SamSegmenter.decode_groups
 
-    def watched(self: SamSegmenter, images: FrozenImages, *rest: Any, **named: Any) -> Tensor:
-        sizes.append((images.image.shape[0], images.image.shape[1]))
+    def watched(self: SamSegmenter, images: Images, *rest: Any, **named: Any) -> Tensor:
+        tensor = images.image if isinstance(images, FrozenImages) else images
+        sizes.append((tensor.shape[0], tensor.shape[1]))
         return decode_groups(self, images, *rest, **named)
 
     monkeypatch.setattr(SamSegmenter, "decode_groups", watched)
@@ -129,6 +137,23 @@ def test_every_method_learns_the_same_together_as_alone(
     for joined, single in zip(together(*fits()), fits(), strict=True):
         assert_equal(joined, single.alone())
     assert shared == ([] if method == "linear_probe" else [(3, 3)] * 6)
+
+
+@pytest.mark.parametrize("decoding", get_args(Decoding))
+@pytest.mark.parametrize("method", TRAINED)
+def test_gradients_are_those_of_single_fits(method: str, decoding: str) -> None:
+    """First moments after one step: a tenth of the gradients, which no optimiser has amplified."""
+    once = replace(EVERY_TERM, epochs=1, steps_per_epoch=1)
+    for joined in together(*(made(s, once, method, decoding=decoding) for s in range(3))):
+        alone = made(joined.settings.seed, once, method, decoding=decoding).alone()
+        mine, other = joined.states[0], alone.states[0]
+        assert mine is not None
+        assert other is not None
+        moments = [name for name in other if name.startswith("exp_avg.")]
+        assert moments
+        for name in moments:
+            assert other[name].norm() > 0
+            assert_near(mine[name], other[name], 1e-4)
 
 
 def test_what_differs_between_fits_stays_with_each(shared: list[tuple[int, int]]) -> None:
@@ -183,6 +208,30 @@ def test_the_images_with_gradient_at_once_are_bounded(
         assert_equal(joined, single.alone())
     assert all(groups * images <= micro_batch for groups, images in shared)
     assert bool(shared) == (micro_batch > 1)
+
+
+@pytest.mark.parametrize("fits_that_fit", [0.5, 1.5, 2.5])
+def test_the_prepared_images_of_all_fits_are_bounded(
+    fits_that_fit: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as one fit may prepare, or none; what is learned is the same."""
+    one = made(0)
+    prepared = one.model.freeze_images(one.data.embeddings)
+    assert isinstance(prepared, FrozenImages)
+    size = sum(part.nbytes for part in prepared.parts())
+    bound = {"cpu": int(fits_that_fit * size)}
+    monkeypatch.setattr("ssprompt_core.train.together.MAX_FROZEN_BYTES", bound)
+    kinds: set[type] = set()
+    decode_groups = SamSegmenter.decode_groups
+
+    def watched(self: SamSegmenter, images: Images, *rest: Any, **named: Any) -> Tensor:
+        kinds.add(type(images))
+        return decode_groups(self, images, *rest, **named)
+
+    monkeypatch.setattr(SamSegmenter, "decode_groups", watched)
+    for joined in together(made(0), made(1)):
+        assert_equal(joined, made(joined.settings.seed).alone())
+    assert kinds == {FrozenImages if fits_that_fit > 2 else Tensor}
 
 
 def test_half_precision_is_that_of_single_fits(shared: list[tuple[int, int]]) -> None:

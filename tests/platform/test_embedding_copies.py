@@ -83,13 +83,16 @@ class Counted(MappedEmbeddings):
 
 
 @pytest.mark.parametrize("method", ["ssprompt", "linear_probe"])
-def test_a_fit_copies_the_images_of_each_step_and_no_others(bench: Bench, method: str) -> None:
+def test_a_fit_copies_each_image_once_or_those_of_each_step(bench: Bench, method: str) -> None:
     counted = Counted([bench.store.get(bench.dataset.digest(i)) for i in IDS])
     given = bench.labelled(IDS)
     in_files = one_fit(bench, LabelledEmbeddings(counted, given.labels, given.sizes), method, 0)
     settings = fit_settings(bench.train, "cpu", 3, 0)
     steps = settings.epochs * settings.steps_per_epoch
-    assert sum(counted.copied.values()) == steps * settings.batch_size
+    if method == "ssprompt":  # the image side of its decoder is prepared once
+        assert counted.copied == Counter(range(len(IDS)))
+    else:
+        assert sum(counted.copied.values()) == steps * settings.batch_size
     # and it learns what it would from one tensor of them all
     together = LabelledEmbeddings(given.embeddings.to("cpu"), given.labels, given.sizes)
     whole = one_fit(bench, together, method, 0)

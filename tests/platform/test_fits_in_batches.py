@@ -91,7 +91,8 @@ def assert_as_alone(tools: FinalBench, alone: FinalBench, key: FitKey) -> None:
     learned, kept = (load_file(prompts_path(t.fits, key)) for t in (tools, alone))
     assert learned.keys() == kept.keys()
     for name, value in kept.items():
-        torch.testing.assert_close(learned[name], value, rtol=1e-4, atol=1e-4)
+        # where a gradient is almost nothing, rounding decides which way AdamW's first step goes
+        assert (learned[name] - value).norm() <= 0.02 * value.norm(), name
     assert not running_path(tools.fits, key).exists()
 
 
@@ -160,9 +161,8 @@ def test_a_fit_that_diverges_fails_and_the_other_does_not(
     def poisoned(seed: int, one: Fit) -> Fit:
         if seed != seed_of(tools, KEYS[0]):
             return one
-        return replace(
-            one, data=replace(one.data, embeddings=torch.full_like(one.data.embeddings, torch.nan))
-        )
+        nothing = torch.full(one.data.embeddings.shape, torch.nan)
+        return replace(one, data=replace(one.data, embeddings=nothing))
 
     in_prepared(monkeypatch, poisoned)
     try_fits(tools, KEYS)
