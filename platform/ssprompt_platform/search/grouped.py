@@ -83,7 +83,8 @@ class GroupedSearch(Searcher):  # type: ignore[misc]  # Ray ships no types
         return {}
 
     def close(self) -> None:
-        """Leave the database as one file."""
+        """Keep what is not kept yet, and leave the database as one file."""
+        self._budget.save()
         settle(self._storage)
 
     def observe(self, *observers: Observer) -> None:
