@@ -33,7 +33,7 @@ else
 $(error STORAGE is '$(STORAGE)'; it is empty for the folder runs/ or s3 for the S3 server of make s3)
 endif
 
-.PHONY: help setup study smoke explain doctor report results test lint typecheck ui s3 s3-stop mlflow constraints pretrain gates clean
+.PHONY: help setup study smoke explain doctor report results bench bench-quick test lint typecheck ui s3 s3-stop mlflow constraints pretrain gates clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,12 @@ report: $(READY) ## Make a study's report from its folder (STUDY=<id>, ARGS="--t
 
 results: $(STAMP) ## Make docs/results.md: all methods, both ways of decoding, ablations (an hour)
 	$(BIN)/python benchmarks/results.py $(ARGS)
+
+bench: $(STAMP) ## Measure the platform and write docs/performance.md (half an hour; leave the machine alone)
+	$(BIN)/python benchmarks/performance.py $(ARGS)
+
+bench-quick: $(STAMP) ## The same with few rounds, printed (five minutes; ARGS="--only step")
+	$(BIN)/python benchmarks/performance.py --quick $(ARGS)
 
 test: $(STAMP) $(S3_STAMP) $(K8S_STAMP) lint typecheck ## Lint, check types and layers, and run the tests
 	$(PYTEST) $(ARGS)

@@ -34,10 +34,6 @@ from pathlib import Path
 from rich.console import Console
 
 from ssprompt_core.errors import UserError
-from ssprompt_platform.config import load_config
-from ssprompt_platform.doctor.examine import as_json, examine, failed, show
-from ssprompt_platform.doctor.findings import Subject
-from ssprompt_platform.storage import storage_root
 
 STUDIES = Path(__file__).resolve().parent / "studies"
 
@@ -45,6 +41,12 @@ STUDIES = Path(__file__).resolve().parent / "studies"
 def main(arguments: list[str]) -> int:
     """Examine; return the exit code."""
     options = _parser().parse_args(arguments)
+    # here, since --help and mistakes in the words need none of it
+    from ssprompt_platform.config import load_config
+    from ssprompt_platform.doctor.examine import as_json, examine, failed, show
+    from ssprompt_platform.doctor.findings import Subject
+    from ssprompt_platform.storage import storage_root
+
     try:
         config = load_config(options.words, STUDIES)
         subject = Subject(config, storage_root(config.storage.root), fast=options.fast)

@@ -24,7 +24,6 @@ from pathlib import Path
 from rich.console import Console
 
 from ssprompt_core.errors import UserError
-from ssprompt_platform.encode_only import encode_study
 from ssprompt_platform.storage import StorageError
 
 STUDIES = Path(__file__).resolve().parent / "studies"
@@ -33,6 +32,9 @@ STUDIES = Path(__file__).resolve().parent / "studies"
 def main(arguments: list[str]) -> int:
     """Encode; return the exit code."""
     words = _parser().parse_args(arguments).words
+    # here, since --help and mistakes in the words need none of it
+    from ssprompt_platform.encode_only import encode_study
+
     try:
         done = encode_study(words, STUDIES, Console())
     except UserError as error:

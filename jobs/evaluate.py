@@ -19,14 +19,16 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from ssprompt_core.errors import UserError
 from ssprompt_platform.progress import Progress
 from ssprompt_platform.use.arguments import PROMPTS, add_model_arguments, prompt_file
-from ssprompt_platform.use.transfer import TransferOptions, evaluate_prompts
-from ssprompt_platform.use.transfer_table import transfer_tables, warnings
+
+if TYPE_CHECKING:
+    from ssprompt_platform.use.transfer import TransferOptions
 
 STUDIES = Path(__file__).resolve().parent / "studies"
 
@@ -34,6 +36,10 @@ STUDIES = Path(__file__).resolve().parent / "studies"
 def main(arguments: list[str]) -> int:
     """Run the job; return the exit code."""
     given = _parser().parse_intermixed_args(arguments)
+    # here, since --help and mistakes in the words need none of it
+    from ssprompt_platform.use.transfer import evaluate_prompts
+    from ssprompt_platform.use.transfer_table import transfer_tables, warnings
+
     progress = Progress(Console())
     try:
         options = _options(given)
@@ -54,6 +60,8 @@ def main(arguments: list[str]) -> int:
 
 
 def _options(given: argparse.Namespace) -> TransferOptions:
+    from ssprompt_platform.use.transfer import TransferOptions
+
     # data.key=value words right behind --prompts look like further files of it
     words = [word for word in given.prompts if "=" in word and not Path(word).exists()]
     return TransferOptions(

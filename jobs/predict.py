@@ -30,12 +30,14 @@ from rich.console import Console
 from ssprompt_core.errors import UserError
 from ssprompt_platform.progress import Progress
 from ssprompt_platform.use.arguments import PROMPTS, add_model_arguments, prompt_file
-from ssprompt_platform.use.predicting import PredictOptions, predict_folder
 
 
 def main(arguments: list[str]) -> int:
     """Run the job; return the exit code."""
     given = vars(_parser().parse_args(arguments))
+    # here, since --help and mistakes in the words need none of it
+    from ssprompt_platform.use.predicting import PredictOptions, predict_folder
+
     progress = Progress(Console())
     try:
         options = PredictOptions(**{**given, "prompts": prompt_file(given["prompts"])})

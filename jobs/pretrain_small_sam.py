@@ -16,20 +16,27 @@ import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from ssprompt_core.errors import UserError
-from ssprompt_core.models.small_sam import DEFAULT_WEIGHTS, build_small_sam, load_weights
+from ssprompt_core.models.shipped import DEFAULT_WEIGHTS
 from ssprompt_core.pretrain.config import STAGES, PretrainConfig
-from ssprompt_core.pretrain.export import export
-from ssprompt_core.pretrain.gates import Gate, measure_gates
-from ssprompt_core.pretrain.loop import pretrain_stages
+
+if TYPE_CHECKING:
+    from ssprompt_core.pretrain.gates import Gate
 
 
 def main() -> int:
     """Run the job; returns its exit code: 0 all gates passed, 1 one missed, 2 a user's mistake."""
     arguments = _parse()
+    # here, since --help and mistakes in the words need none of it
+    import torch
+
+    from ssprompt_core.models.small_sam import build_small_sam, load_weights
+    from ssprompt_core.pretrain.export import export
+    from ssprompt_core.pretrain.gates import measure_gates
+    from ssprompt_core.pretrain.loop import pretrain_stages
+
     torch.set_num_threads(1)
     try:
         if arguments.gates:

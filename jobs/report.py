@@ -26,12 +26,15 @@ from pathlib import Path
 from rich.console import Console
 
 from ssprompt_core.errors import UserError
-from ssprompt_platform.report.reporting import ReportOptions, make_report
 
 
 def main(arguments: list[str]) -> int:
     """Run the job; return the exit code."""
-    options = ReportOptions(**vars(_parser().parse_args(arguments)))
+    given = vars(_parser().parse_args(arguments))
+    # here, since --help and mistakes in the words need none of it
+    from ssprompt_platform.report.reporting import ReportOptions, make_report
+
+    options = ReportOptions(**given)
     try:
         make_report(options, Console())
     except UserError as error:

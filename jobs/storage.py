@@ -32,13 +32,8 @@ from rich.console import Console
 
 from ssprompt_core.errors import UserError
 from ssprompt_platform.storage import S3Path, StorageError, storage_root
-from ssprompt_platform.storage_admin.buckets import (
-    ABORT_DAYS,
-    NONCURRENT_DAYS,
-    Setup,
-    set_up,
-)
 from ssprompt_platform.storage_admin.listing import seconds_of
+from ssprompt_platform.storage_admin.setup import ABORT_DAYS, NONCURRENT_DAYS, Setup
 
 
 def main(arguments: list[str]) -> int:
@@ -60,6 +55,8 @@ def main(arguments: list[str]) -> int:
 
 
 def _init(options: argparse.Namespace, console: Console) -> None:
+    from ssprompt_platform.storage_admin.buckets import set_up
+
     setup = Setup(options.abort_days, options.noncurrent_days, options.dry_run)
     for step in set_up(S3Path.parse(options.place), setup):
         line = f"{step.name:<14} {step.outcome:<23} {step.told}"
@@ -70,7 +67,7 @@ def _gc(options: argparse.Namespace, console: Console) -> None:
     root, age = storage_root(options.root), seconds_of(options.older_than)
     places = [storage_root(place) for place in options.artifacts]
     # MLflow and torch take seconds to import, which a mistake in the words need not wait for
-    from ssprompt_platform.report.printed import tell
+    from ssprompt_platform.sentences import tell
     from ssprompt_platform.storage_admin import show
     from ssprompt_platform.storage_admin.garbage import Search
     from ssprompt_platform.storage_admin.removal import delete

@@ -39,7 +39,6 @@ import sys
 from pathlib import Path
 
 from ssprompt_core.errors import UserError
-from ssprompt_platform.submitting import Cluster, follow, plan_submission, stop, submit
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -58,6 +57,9 @@ def main(arguments: list[str]) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    # here, since --help and mistakes in the words need none of it
+    from ssprompt_platform.submitting import Cluster, plan_submission, stop, submit
+
     if options.stop:
         was_running = stop(Cluster.of(options.address, options.token_file), options.stop)
         print("the job ends now" if was_running else "the job had ended already")
@@ -86,6 +88,8 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _follow(options: argparse.Namespace, job: str) -> int:
+    from ssprompt_platform.submitting import Cluster, follow, stop
+
     cluster = Cluster.of(options.address, options.token_file)
     try:
         return follow(cluster, job, lambda text: print(text, end="", flush=True))

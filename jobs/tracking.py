@@ -29,12 +29,14 @@ import sys
 from rich.console import Console
 
 from ssprompt_core.errors import UserError
-from ssprompt_platform.tracking.sync import Options, status, sync
 
 
 def main(arguments: list[str]) -> int:
     """Run the job; return the exit code."""
     given = vars(_parser().parse_args(arguments))
+    # here, since --help and mistakes in the words need none of it
+    from ssprompt_platform.tracking.sync import Options, status, sync
+
     command, options = given.pop("command"), Options(**given)
     try:
         if command == "status":

@@ -11,14 +11,10 @@ from pathlib import Path
 from rich.console import Console
 
 from ssprompt_core.errors import UserError
-from ssprompt_platform.config import load_config
 from ssprompt_platform.config.help import help_text
-from ssprompt_platform.explain import explain
 from ssprompt_platform.failures import IncompleteStudyError, StoppedStudyError
-from ssprompt_platform.prepare import prepare
-from ssprompt_platform.report.printed import tell
+from ssprompt_platform.launch import explain_study, run_study
 from ssprompt_platform.storage import StorageError, in_ray_job
-from ssprompt_platform.study import run_study
 
 STUDIES = Path(__file__).resolve().parent / "studies"
 EXPLAIN = "--explain"
@@ -32,11 +28,7 @@ def main(arguments: list[str]) -> int:
     try:
         if EXPLAIN in arguments:
             words = [word for word in arguments if word != EXPLAIN]
-            # as a dry run, which writes nothing
-            prepared = prepare(load_config([*words, "study.dry_run=true"], STUDIES))
-            console = Console()
-            for line in explain(prepared):
-                tell(console, line)
+            explain_study(words, STUDIES, Console())
         else:
             run_study(arguments, STUDIES, Console())
     except UserError as error:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ssprompt_core.data.embeddings import Embeddings
 from ssprompt_core.methods.model import FewShotModel
 from ssprompt_core.metrics.iou import confusion_matrix, iou_per_class, mean_iou
 from ssprompt_core.train.data import LabelledEmbeddings
@@ -35,7 +36,7 @@ class Scores:
 
 def predict(
     model: FewShotModel,
-    embeddings_nDhw: Tensor,
+    embeddings_nDhw: Embeddings,
     sizes: Sequence[tuple[int, int]],
     *,
     batch_size: int,
@@ -88,7 +89,7 @@ def evaluate(
 
 def _class_maps(
     model: FewShotModel,
-    embeddings_nDhw: Tensor,
+    embeddings_nDhw: Embeddings,
     sizes: Sequence[tuple[int, int]],
     batch_size: int,
     device: str,

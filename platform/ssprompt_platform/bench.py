@@ -11,6 +11,7 @@ from ssprompt_core.methods import FewShotModel, build_model
 from ssprompt_core.text.classes import ClassTexts
 from ssprompt_core.train.fit import FitResult, FitSettings, LabelledEmbeddings, Report, fit
 from ssprompt_core.train.state import TrainState
+from ssprompt_core.train.together import Fit
 from ssprompt_platform.cluster import Resources
 from ssprompt_platform.config.schema import TrainConfig
 from ssprompt_platform.embeddings import EmbeddingStore
@@ -52,7 +53,7 @@ class Bench:
         """Embeddings and labels of some images."""
         labels = [self.dataset.label(image_id) for image_id in image_ids]
         return LabelledEmbeddings(
-            embeddings=self.store.stack([self.dataset.digest(i) for i in image_ids]),
+            embeddings=self.store.images([self.dataset.digest(i) for i in image_ids]),
             labels=labels,
             sizes=[(label.shape[0], label.shape[1]) for label in labels],
         )
@@ -68,7 +69,7 @@ class Bench:
             seed=seed,
         )
 
-    def fit(
+    def prepared(
         self,
         model: FewShotModel,
         support_ids: Sequence[str],
@@ -79,20 +80,26 @@ class Bench:
         checkpoint_every: int,
         report: Report,
         get_checkpoint: Callable[[], TrainState | None],
-    ) -> FitResult:
-        """Train a model on its support images.
+    ) -> Fit:
+        """What is to be trained on which support images, to do it together with others.
 
         ``overrides`` are hyperparameters in place of values of the ``train`` group, and of
         ``epochs``.
         """
         train = replace(self.train, **{"epochs": epochs, **overrides})
         settings = fit_settings(train, self.resources.device, train.epochs, seed)
+        settings = replace(settings, checkpoint_every=checkpoint_every)
+        return Fit(model, self.labelled(support_ids), settings, report, get_checkpoint)
+
+    def fit(self, model: FewShotModel, support_ids: Sequence[str], **named: Any) -> FitResult:
+        """Train a model on its support images; arguments as of :meth:`prepared`."""
+        one = self.prepared(model, support_ids, **named)
         return fit(
-            model,
-            self.labelled(support_ids),
-            replace(settings, checkpoint_every=checkpoint_every),
-            report=report,
-            get_checkpoint=get_checkpoint,
+            one.model,
+            one.data,
+            one.settings,
+            report=one.report,
+            get_checkpoint=one.get_checkpoint,
         )
 
 
@@ -119,5 +126,6 @@ def fit_settings(train: TrainConfig, device: str, epochs: int, seed: int) -> Fit
         patience=train.patience,
         precision=train.precision,
         device=device,
+        compile=train.compile,
         seed=seed,
     )

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import ray
 from ray.autoscaler.sdk import request_resources
 
 from ssprompt_core.errors import UserError
 from ssprompt_platform.config.schema import TrainConfig
+from ssprompt_platform.machines import cluster_machines, room
 
 VARIABLE = "SSPROMPT_WAIT_FOR_WORKERS"
 _POLL_SECONDS = 1.0
@@ -42,8 +42,11 @@ def workers_asked(config: TrainConfig, say: Callable[[str], object]) -> Iterator
             f"{VARIABLE} is set, but train.workers is 0; give the number of workers to wait for"
         )
     worker = {"CPU": float(config.cpus_per_worker)}
-    if config.gpus_per_worker:
-        worker["GPU"] = config.gpus_per_worker
+    gpus = config.gpus_per_worker
+    if gpus is None and config.device == "cuda":
+        gpus = 1.0
+    if gpus:
+        worker["GPU"] = gpus
     request_resources(bundles=[worker] * config.workers)
     try:
         _wait(config, worker, seconds, say)
@@ -70,23 +73,14 @@ def _wait(
     config: TrainConfig, worker: dict[str, float], seconds: float, say: Callable[[str], object]
 ) -> None:
     end, told = time.monotonic() + seconds, False
-    while True:
-        total = ray.cluster_resources()
-        short = {
-            name: (total.get(name, 0.0), amount * config.workers)
-            for name, amount in worker.items()
-            # thirds of a GPU do not add up exactly
-            if total.get(name, 0.0) < amount * config.workers - 1e-6
-        }
-        if not short:
-            return
+    # counted machine by machine: two CPUs of two machines hold no worker of two CPUs
+    while (fitting := room(cluster_machines(), worker)) < config.workers:
         if time.monotonic() >= end:
-            has = " and ".join(
-                f"{got:g} of {asked:g} {name}s" for name, (got, asked) in short.items()
-            )
+            each = " and ".join(f"{amount:g} {name}s" for name, amount in worker.items())
             raise UserError(
-                f"train.workers asks for {config.workers} workers, but after {seconds:g} seconds "
-                f"({VARIABLE}) the cluster has {has}; ask for fewer, or let it grow further"
+                f"train.workers asks for {config.workers} workers of {each}, but after {seconds:g} "
+                f"seconds ({VARIABLE}) the cluster has room for {fitting}; ask for fewer, or let "
+                "it grow further"
             )
         if not told:
             say(f"waiting for {config.workers} workers of the cluster")

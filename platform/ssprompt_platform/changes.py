@@ -19,10 +19,16 @@ _FREE = frozenset(
         "tracking.register",
         "tracking.model",
         "train.workers",
+        "train.compile",
+        "train.fits_together",
         "search.max_concurrent",
     }
 )
-"""Keys that change no number: they may change between two parts of a study."""
+"""Keys that change no number but by rounding: they may change between two parts of a study."""
+
+
+_ADDED: Mapping[str, Any] = {"model.precision": "fp32", "storage.embeddings": "float32"}
+"""Keys that earlier versions did not have, with what they did."""
 
 
 def _superset(before: Any, now: Any) -> bool:
@@ -83,7 +89,7 @@ def changes_of(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[Chang
     changes = []
     for key in sorted(before.keys() | now.keys()):
         # a dimension that is not searched is empty and has no keys of its own
-        old, new = before.get(key), now.get(key)
+        old, new = before.get(key, _ADDED.get(key)), now.get(key)
         if key in _FREE or old == new:
             continue
         known = key in before and key in now and key in _EXTENSIONS and key not in fixed

@@ -6,18 +6,13 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import ray
-import torch
-from ray._raylet import PlacementGroupID
-from ray.util.placement_group import PlacementGroup, remove_placement_group
-from ray.util.state import list_placement_groups
-
 from ssprompt_core.errors import UserError
 from ssprompt_platform.config.schema import TrainConfig
+from ssprompt_platform.machines import Machine, room, total
 
 _ENVIRONMENT = {
     # the controller polls its workers: 2 s a poll is longer than an epoch of a small fit
@@ -80,12 +75,17 @@ def prepare_environment() -> None:
 
 def limit_threads(cpus: int) -> None:
     """Keep torch within a worker's CPUs: more threads than CPUs slow every worker down."""
+    import torch
+
     torch.set_num_threads(cpus)
 
 
 @contextmanager
 def connected() -> Iterator[None]:
     """Use the cluster of this process, of ``RAY_ADDRESS``, or an own one for the duration."""
+    # here, since a dry run and --help do without Ray, which takes a second to import
+    import ray
+
     prepare_environment()
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     logging.getLogger("ray.train").setLevel(logging.ERROR)
@@ -113,34 +113,33 @@ def _terminated(*_: object) -> None:
     sys.exit(128 + signal.SIGTERM)
 
 
-def resolve_resources(config: TrainConfig, total: dict[str, float]) -> Resources:
+def resolve_resources(config: TrainConfig, machines: Sequence[Machine]) -> Resources:
     """Fill in what the configuration leaves to the cluster.
 
     Args:
         config: The ``train`` group.
-        total: The cluster's resources, as ``ray.cluster_resources()`` tells them.
+        machines: What each machine has.
 
     Raises:
         UserError: The cluster cannot hold what is asked for.
     """
-    cpus, gpus = int(total.get("CPU", 0)), total.get("GPU", 0.0)
-    if config.cpus_per_worker > cpus:
+    cpus, gpus = int(total(machines, "CPU")), total(machines, "GPU")
+    largest = int(max((machine.get("CPU", 0.0) for machine in machines), default=0))
+    if config.cpus_per_worker > largest:
         raise UserError(
             f"train.cpus_per_worker is {config.cpus_per_worker}, but the cluster has {cpus} CPUs"
+            + (f", {largest} at most on one machine" if len(machines) > 1 else "")
         )
-    fitting = max(1, cpus // config.cpus_per_worker)
-    workers = config.workers or fitting
-    share = config.gpus_per_worker
-    if share is None:
-        share = 0.0 if config.device == "cpu" else min(1.0, gpus / workers)
-        if 0 < share < 1:
-            # Ray shares a GPU only in fractions whose multiples fit one GPU
-            share = 1 / -(-workers // max(1, int(gpus)))
+    share = _gpu_share(config, machines)
+    worker = {"CPU": float(config.cpus_per_worker)} | ({"GPU": share} if share else {})
+    fitting = room(machines, worker)
+    workers = config.workers or max(1, fitting)
     for key, needed in (("workers", workers), ("workers_per_trial", config.workers_per_trial)):
-        if needed > fitting or needed * share > gpus + 1e-6:
+        if needed > fitting:
             raise UserError(
                 f"train.{key} asks for {needed} x ({config.cpus_per_worker} CPUs, {share:g} GPUs), "
                 f"but the cluster has {cpus} CPUs and {gpus:g} GPUs"
+                + (f" on {len(machines)} machines" if len(machines) > 1 else "")
             )
     if config.device == "cuda" and not share:
         raise UserError("train.device is cuda, but the workers get no GPU (train.gpus_per_worker)")
@@ -148,8 +147,27 @@ def resolve_resources(config: TrainConfig, total: dict[str, float]) -> Resources
     return Resources(workers, fitting, config.cpus_per_worker, share, device)
 
 
+def _gpu_share(config: TrainConfig, machines: Sequence[Machine]) -> float:
+    """GPUs of a worker: as told, else all GPUs shared among the workers."""
+    if config.gpus_per_worker is not None:
+        return config.gpus_per_worker
+    gpus = int(total(machines, "GPU"))
+    if config.device == "cpu" or not gpus:
+        return 0.0
+    with_gpus = [machine for machine in machines if machine.get("GPU", 0.0) >= 1]
+    fitting = room(with_gpus, {"CPU": float(config.cpus_per_worker)})
+    workers = config.workers or max(1, fitting)
+    # Ray shares a GPU only in fractions whose multiples fit one GPU
+    return 1.0 if workers <= gpus else 1 / -(-workers // gpus)
+
+
 def free_placement_groups() -> None:
     """Give back all resources that this driver has reserved, and end what holds them."""
+    import ray
+    from ray._raylet import PlacementGroupID
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+    from ray.util.state import list_placement_groups
+
     context = ray.get_runtime_context()
     mine = ("creator_job_id", "=", context.get_job_id())
     # the address is told: another study of this machine may have a cluster of its own
@@ -159,6 +177,8 @@ def free_placement_groups() -> None:
             remove_placement_group(PlacementGroup(identity))
 
 
-def local_resources() -> dict[str, float]:
+def local_machine() -> Machine:
     """What an own cluster on this machine would have."""
+    import torch
+
     return {"CPU": len(os.sched_getaffinity(0)), "GPU": torch.cuda.device_count()}

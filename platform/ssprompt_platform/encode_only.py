@@ -6,12 +6,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-import ray
 from rich.console import Console
 
-from ssprompt_platform.capacity import workers_asked
-from ssprompt_platform.cluster import connected, resolve_resources
-from ssprompt_platform.encode import Encoded, encode_missing, missing_images
+from ssprompt_platform.encoded import Encoded, missing_images
 from ssprompt_platform.prepare import prepare_checked
 from ssprompt_platform.progress import Progress
 
@@ -41,11 +38,18 @@ def encode_study(arguments: Sequence[str], studies: Path, console: Console) -> E
     if prepared.config.study.dry_run:
         missing = len(missing_images(prepared.dataset, images, prepared.store))
         return Encoded(len(set(images)), len(set(images)) - missing, missing)
+    # here, since a dry run needs no Ray
+    from ssprompt_platform.capacity import workers_asked
+    from ssprompt_platform.cluster import connected, resolve_resources
+    from ssprompt_platform.encode import check_precision, encode_missing
+    from ssprompt_platform.machines import cluster_machines
+
     with ExitStack() as stack:
         with progress.timed("start ray"):
             stack.enter_context(connected())
             stack.enter_context(workers_asked(train, progress.say))
-            resources = resolve_resources(train, ray.cluster_resources())
+            resources = resolve_resources(train, cluster_machines())
+            check_precision(prepared.config.model.precision, resources.device)
         return encode_missing(
             prepared.dataset,
             images,

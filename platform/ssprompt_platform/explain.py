@@ -8,7 +8,7 @@ from typing import Any
 from ssprompt_core.data.dataset import SegmentationDataset
 from ssprompt_core.methods import METHODS
 from ssprompt_platform.config.schema import Config
-from ssprompt_platform.encode import missing_images
+from ssprompt_platform.encoded import missing_images
 from ssprompt_platform.plan import StudyPlan
 from ssprompt_platform.prepare import Prepared
 from ssprompt_platform.protocol import (

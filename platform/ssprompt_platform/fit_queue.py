@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,33 +24,75 @@ _NO_RANK = -1
 
 
 class FitQueue:
-    """The fits to do; a worker that asks again without a result gets the same fit again.
+    """The fits to do; a worker that asks again without a result gets the same fits again.
+
+    A worker takes one fit, or several of one method and K to train as one batch: never more than
+    its part of what is left, so that no batch leaves another worker without work.
 
     Ray Train replaces all workers when one of them dies: those that were stopped for another's sake
-    do not count as dead.
+    do not count as dead. Where a worker dies in a batch nobody knows by which fit: from then on
+    each of them is handed out alone, and deaths are counted.
+
+    Args:
+        keys: The fits, in the order in which they are handed out.
+        fits: Folder of the fits' files.
+        best: Chosen hyperparameters of every group.
+        together: Fits of a batch, at most.
+        workers: Workers that ask.
     """
 
-    def __init__(self, keys: Sequence[FitKey], fits: Place, best: Best) -> None:
+    def __init__(
+        self,
+        keys: Sequence[FitKey],
+        fits: Place,
+        best: Best,
+        *,
+        together: int = 1,
+        workers: int = 1,
+    ) -> None:
         self._waiting, self._fits, self._best = list(keys), fits, best
-        self._held: dict[int, FitKey] = {}
+        self._together, self._workers = together, workers
+        self._alone: set[FitKey] = set()
+        self._held: dict[int, list[FitKey]] = {}
         self._at_work: set[int] = set()
         self._deaths: dict[FitKey, tuple[int, int]] = {}
         self._idle_deaths = 0
         self._errors = 0
 
-    def take(self, rank: int) -> FitKey | None:
-        """The next fit of a worker, or None when all are handed out."""
+    def take(self, rank: int) -> list[FitKey]:
+        """The next fits of a worker; none when all are handed out."""
         self._at_work.add(rank)
-        held = self._held.get(rank)
-        if held is not None:
-            if not settled(self._fits, held):
-                return held  # the worker was replaced
+        held = self._held.pop(rank, [])
+        left = self._unsettled(held)
+        if len(left) < len(held):
             self._idle_deaths = 0
-            del self._held[rank]
+        # of a worker that was replaced: what it had begun comes first
+        self._waiting = left + self._waiting
+        taken = self._batch(len(left))
+        if taken:
+            self._held[rank] = taken
+        return taken
+
+    def _batch(self, begun: int) -> list[FitKey]:
+        """Take the first of the waiting fits, and those that share its batch.
+
+        Args:
+            begun: How many of them are a batch already; 0: none.
+        """
         if not self._waiting:
-            return None
-        self._held[rank] = self._waiting.pop(0)
-        return self._held[rank]
+            return []
+        first = self._waiting[0]
+        share = math.ceil(len(self._waiting) / self._workers)
+        most = begun or min(self._together, share)
+        batch = [first]
+        if first not in self._alone:
+            kin = [k for k in self._waiting[1:] if k.group == first.group and k not in self._alone]
+            batch += kin[: most - 1]
+        self._waiting = [key for key in self._waiting if key not in batch]
+        return batch
+
+    def _unsettled(self, keys: Sequence[FitKey]) -> list[FitKey]:
+        return [key for key in keys if not settled(self._fits, key)]
 
     def lost(self, dead: Sequence[int], raised: Sequence[str]) -> str | None:
         """Count workers that were lost; say why the run must end, if it must.
@@ -62,11 +105,14 @@ class FitQueue:
                 of something that all fits need, such as storage.
         """
         for rank in dead:
-            key = self._held.get(rank) if rank in self._at_work else None
-            if key is None or settled(self._fits, key):
+            held = self._held.get(rank, []) if rank in self._at_work else []
+            left = self._unsettled(held)
+            if not left:
                 self._idle_deaths += 1
+            elif len(left) > 1:
+                self._alone.update(left)
             else:
-                self._died(key)
+                self._died(left[0])
         self._at_work.clear()
         self._errors += len(raised)
         if raised and self._errors >= _MOST_TROUBLES:

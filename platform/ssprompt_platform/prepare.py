@@ -11,13 +11,13 @@ from rich.console import Console
 from ssprompt_core.errors import UserError
 from ssprompt_core.models.official import check_official
 from ssprompt_core.text.classes import ClassTexts
-from ssprompt_platform.cluster import local_resources, resolve_resources
+from ssprompt_platform.cluster import local_machine, resolve_resources
 from ssprompt_platform.config import load_config
 from ssprompt_platform.config.schema import Config
 from ssprompt_platform.data_lock import DataLock
 from ssprompt_platform.doctor import check_storage
 from ssprompt_platform.embeddings import EmbeddingStore
-from ssprompt_platform.encode import missing_images
+from ssprompt_platform.encoded import missing_images
 from ssprompt_platform.estimate import estimate, trial_count
 from ssprompt_platform.identity import check_resume, find_study, identity
 from ssprompt_platform.plan import StudyPlan, make_plan
@@ -95,7 +95,12 @@ def prepare(config: Config) -> Prepared:
         dataset.class_names,
         None if cache is None else cache / "texts",
     )
-    store = EmbeddingStore(root / "embeddings", segmenter.fingerprint)
+    store = EmbeddingStore(
+        root / "embeddings",
+        segmenter.fingerprint,
+        dtype=config.storage.embeddings,
+        precision=config.model.precision,
+    )
     lock = DataLock.of(dataset, validation=config.study.selection == "holdout")
     fingerprints = identity(lock, segmenter.fingerprint, texts.fingerprint)
     folder = find_study(config, fingerprints)
@@ -105,7 +110,7 @@ def prepare(config: Config) -> Prepared:
 def describe(prepared: Prepared, console: Console) -> None:
     """Print what the study would do and how long it would take, for a dry run."""
     config, plan, dataset = prepared.config, prepared.plan, prepared.dataset
-    resources = resolve_resources(config.train, local_resources())
+    resources = resolve_resources(config.train, [local_machine()])
     images = plan.image_ids()
     missing = missing_images(dataset, images, prepared.store)
     console.print(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+
+import torch
 
 from ssprompt_core.data.dataset import SegmentationDataset
 from ssprompt_core.data.folder import FolderDataset
@@ -98,14 +100,24 @@ def embed_class_names(name: str, class_names: Sequence[str], cache: Place | None
     name = pinned_text_encoder(name)
     source = partial(_encoder_once, name)
     if cache is None:
-        return ClassTexts.of(source, class_names)
+        return _embedded(source, class_names)
     store, fingerprint = TextStore(cache), text_encoder_fingerprint(name)
     stored = store.get(fingerprint, class_names)
     if stored is not None:
         return ClassTexts(tuple(class_names), *stored, source, fingerprint, short_name(name))
-    texts = ClassTexts.of(source, class_names)
+    texts = _embedded(source, class_names)
     store.put(texts)
     return texts
+
+
+def _embedded(source: Callable[[], TextEncoder], class_names: Sequence[str]) -> ClassTexts:
+    """Embed on one thread: with another number sums round otherwise, and fits end elsewhere."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return ClassTexts.of(source, class_names)
+    finally:
+        torch.set_num_threads(threads)
 
 
 @lru_cache(maxsize=1)

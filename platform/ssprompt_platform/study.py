@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
-
-import ray
-from rich.console import Console
 
 from ssprompt_core.errors import UserError
 from ssprompt_platform.bench import Bench, fit_settings
 from ssprompt_platform.capacity import workers_asked
 from ssprompt_platform.cluster import Resources, connected, resolve_resources
-from ssprompt_platform.encode import encode_missing
+from ssprompt_platform.encode import check_precision, encode_missing
 from ssprompt_platform.explain import plan_facts, remarks
 from ssprompt_platform.failures import IncompleteStudyError, stops_named
 from ssprompt_platform.final import FinalBench, read_failed, run_final_fits
 from ssprompt_platform.identity import begin
 from ssprompt_platform.live import SearchView
+from ssprompt_platform.machines import cluster_machines
 from ssprompt_platform.metrics.search import SearchMetrics
 from ssprompt_platform.metrics.study import StudyMetrics
 from ssprompt_platform.ownership import lost, owned
 from ssprompt_platform.plan import Group
-from ssprompt_platform.prepare import Prepared, describe, prepare_checked
+from ssprompt_platform.prepare import Prepared
 from ssprompt_platform.progress import Progress
 from ssprompt_platform.protocol import protocol
 from ssprompt_platform.report.front import front_rows
@@ -49,28 +45,21 @@ PICTURED = 4
 """Test images in the overlay pictures."""
 
 
-def run_study(arguments: Sequence[str], studies: Path, console: Console) -> StudyFolder:
-    """Run, or continue, the study that the command line describes.
+def run_prepared(prepared: Prepared, progress: Progress) -> StudyFolder:
+    """Run, or continue, a study whose inputs were checked.
 
     Args:
-        arguments: ``study=<name or path>`` and ``group.key=value`` words.
-        studies: Folder of the named study files.
-        console: Where progress and results are shown.
+        prepared: The study.
+        progress: Where progress and results are shown.
 
     Returns:
-        The study's folder; ``results.json`` lies in it unless it was a dry run.
+        The study's folder; ``results.json`` lies in it.
 
     Raises:
         UserError: An input is wrong; nothing of the study was written.
         IncompleteStudyError: It ended, but some of it failed.
         StoppedStudyError: It was stopped and can be continued.
     """
-    progress = Progress(console)
-    with progress.timed("prepare"):
-        prepared = prepare_checked(arguments, studies)
-    if prepared.config.study.dry_run:
-        describe(prepared, console)
-        return prepared.folder
     with progress.timed("check mlflow"):
         check_tracking(prepared.config, prepared.folder)
     if in_ray_job():
@@ -80,7 +69,8 @@ def run_study(arguments: Sequence[str], studies: Path, console: Console) -> Stud
             stack.enter_context(connected())
             train = prepared.config.train
             stack.enter_context(workers_asked(train, progress.say))
-            resources = resolve_resources(train, ray.cluster_resources())
+            resources = resolve_resources(train, cluster_machines())
+            check_precision(prepared.config.model.precision, resources.device)
             fit_settings(train, resources.device, train.epochs, prepared.config.study.seed)
             if prepared.config.search.budget.gpu_hours and not resources.gpus_per_worker:
                 raise UserError(

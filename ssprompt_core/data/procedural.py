@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssprompt_core.data.dataset import SegmentationDataset, Split
+from ssprompt_core.data.dataset import IGNORE, SegmentationDataset, Split
 from ssprompt_core.data.domains import DOWNSTREAM
 from ssprompt_core.data.scenes import draw_scene
 
@@ -69,6 +69,9 @@ class ProceduralDataset(SegmentationDataset):
         }
         self._recipe = _recipe(seed)
         self._folder = cache / folder_name(seed) if cache else None
+        # what plans and keys ask of every image, known from its first drawing
+        self._digests: dict[str, str] = {}
+        self._present: dict[str, frozenset[int]] = {}
 
     def ids(self, split: Split) -> tuple[str, ...]:
         """Image ids of one split, such as ``train-00007``."""
@@ -83,14 +86,30 @@ class ProceduralDataset(SegmentationDataset):
         return self._read(image_id)[1]
 
     def digest(self, image_id: str) -> str:
-        """SHA-256 of the pixels."""
-        return hashlib.sha256(self.image(image_id).tobytes()).hexdigest()
+        """SHA-256 of the pixels (known from the first reading)."""
+        if image_id not in self._digests:
+            self._read(image_id)
+        return self._digests[image_id]
 
     def label_digest(self, image_id: str) -> str:
         """SHA-256 of what the scene is made from; it need not be drawn."""
         return hashlib.sha256(f"{self._recipe} {image_id}".encode()).hexdigest()
 
+    def classes_present(self, image_id: str) -> frozenset[int]:
+        """Classes with at least one pixel in the image's label (known from the first reading)."""
+        if image_id not in self._present:
+            self._read(image_id)
+        return self._present[image_id]
+
     def _read(self, image_id: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        image, classes = self._drawn(image_id)
+        if image_id not in self._digests:
+            self._digests[image_id] = hashlib.sha256(image.tobytes()).hexdigest()
+            found = np.flatnonzero(np.bincount(classes.ravel()))
+            self._present[image_id] = frozenset(int(c) for c in found if c != IGNORE)
+        return image, classes
+
+    def _drawn(self, image_id: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Image and class map; kept together as one RGBA picture whose alpha is the class map."""
         path = self._folder / f"{image_id}.png" if self._folder else None
         if path is not None and path.is_file():

@@ -115,10 +115,12 @@ class _Painter:
         pattern = texture(kind, rng, float(np.exp(rng.normal(0, 0.15))))
         contrast = rng.uniform(*domain.texture_contrast)
         hue = rng.random() if decoy else stuff.hue
+        # colours are made where they are seen
+        pattern = pattern[mask]
         hues = hue + self.hue_shift + rng.normal(0, stuff.hue_spread) + 0.04 * (pattern - 0.5)
         saturation = np.clip(rng.uniform(*stuff.saturation) + 0.15 * (pattern - 0.5), 0, 1)
         value = np.clip(rng.uniform(*stuff.value) + contrast * (pattern - 0.5), 0.03, 1)
-        self.image[mask] = hsv_to_rgb(hues, saturation, value)[mask]
+        self.image[mask] = hsv_to_rgb(hues, saturation, value)
         self.classes[mask] = IGNORE if decoy else stuff_class
         self.instances[mask] = region
 
@@ -134,8 +136,7 @@ class _Painter:
             return
         linked = not decoy and rng.random() < domain.hue_link
         hue = (thing.hue + self.hue_shift + rng.normal(0, 0.035)) if linked else rng.random()
-        colour = self._thing_colour(float(hue), mask)
-        self.image[mask] = colour[mask]
+        self.image[mask] = self._thing_colour(float(hue), mask)
         self.classes[mask] = IGNORE if decoy else len(domain.stuff) + number
         self.instances[mask] = THING_ID + len(self.boxes)
         ys, xs = np.nonzero(mask)
@@ -153,8 +154,9 @@ class _Painter:
         return SHAPES[shape]((du * c + dv * s) * stretch, (dv * c - du * s) / stretch)
 
     def _thing_colour(self, hue: float, mask: Mask) -> NDArray[np.float32]:
+        """Colours of the pixels of a mask, float32 ``[n, 3]``."""
         rng = self.rng
-        pattern = texture(str(rng.choice(self.domain.thing_textures)), rng, 1.0)
+        pattern = texture(str(rng.choice(self.domain.thing_textures)), rng, 1.0)[mask]
         brightness = rng.uniform(0.35, 0.95)
         value = np.clip(brightness + rng.uniform(0.1, 0.35) * (pattern - 0.5), 0.05, 1)
         saturation = np.full_like(value, rng.uniform(0.45, 1.0))
@@ -164,5 +166,5 @@ class _Painter:
         inner = mask.copy()
         for axis in (0, 1):
             inner &= np.roll(mask, 1, axis) & np.roll(mask, -1, axis)
-        colour[mask & ~inner] *= shade
+        colour[~inner[mask]] *= shade
         return colour

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,17 +20,30 @@ def smooth_noise(rng: np.random.Generator, cell: float) -> Pattern:
     """Value noise with features of about ``cell`` pixels, float32 ``[SIDE, SIDE]`` in [0, 1]."""
     n = max(2, int(SIDE / cell) + 2)
     grid = rng.random((n, n), dtype=np.float32)
-    y, x = _Y / SIDE * (n - 1.001), _X / SIDE * (n - 1.001)
-    i, j = y.astype(int), x.astype(int)
-    a, b = y - i, x - j
-    a, b = a * a * (3 - 2 * a), b * b * (3 - 2 * b)
-    noise: Pattern = (
-        grid[i, j] * (1 - a) * (1 - b)
-        + grid[i + 1, j] * a * (1 - b)
-        + grid[i, j + 1] * (1 - a) * b
-        + grid[i + 1, j + 1] * a * b
+    i, after = _between(n)
+    before = 1 - after
+    upper, lower = grid[i], grid[i + 1]
+    a, one_a = after[:, None], before[:, None]
+    # rows and columns are read one after the other; each product is what a gather a pixel gives
+    noise: Pattern = np.asarray(
+        upper[:, i] * one_a * before
+        + lower[:, i] * a * before
+        + upper[:, i + 1] * one_a * after
+        + lower[:, i + 1] * a * after
     )
     return noise
+
+
+@lru_cache(maxsize=64)
+def _between(n: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Of each pixel along a side: the point of a grid of ``n`` before it, the next one's weight.
+
+    Both ``[SIDE]``; they are shared and never written to.
+    """
+    x = _X[0] / SIDE * (n - 1.001)
+    i = x.astype(int)
+    b = x - i
+    return i, b * b * (3 - 2 * b)
 
 
 def _plain(rng: np.random.Generator, phase: float, scale: float) -> Pattern:

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssprompt_core.data.embeddings import Embeddings
+
 
 def upscale_cells(logits_BChw: Tensor, cells_P: Tensor | None) -> Tensor:
     """Resize logits of cells bilinearly to the frame of mask logits.
@@ -22,15 +24,15 @@ def upscale_cells(logits_BChw: Tensor, cells_P: Tensor | None) -> Tensor:
         return logits_BCyx
     h, w = logits_BChw.shape[-2:]
     cells_BChw44 = logits_BCyx.view(*logits_BChw.shape[:2], h, 4, w, 4).transpose(3, 4)
-    return cells_BChw44.flatten(2, 3)[:, :, cells_P]
+    return cells_BChw44.flatten(2, 3).index_select(2, cells_P)
 
 
-def channel_moments(embeddings_nDhw: Tensor) -> tuple[Tensor, Tensor]:
+def channel_moments(embeddings_nDhw: Embeddings) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (at least 1e-6) of each channel over all cells of all images.
 
     Args:
-        embeddings_nDhw: Read image by image, since it may be a memory-mapped file larger than the
-            memory.
+        embeddings_nDhw: Read image by image, since they may lie in memory-mapped files larger than
+            the memory.
 
     Returns:
         Two float64 tensors ``[D]`` on the CPU.

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from ssprompt_core.data.embeddings import Embeddings
 from ssprompt_core.methods.settings import MethodSettings
+from ssprompt_core.models.frozen import FrozenImages
 from ssprompt_core.models.segmenter import Segmenter
 from ssprompt_core.text.classes import ClassTexts
 
@@ -49,23 +51,49 @@ class FewShotModel(nn.Module, ABC):
         self.segmenter.to(device)
         return self.to(device)
 
+    def freeze_images(self, embeddings_nDhw: Embeddings) -> FrozenImages | None:
+        """Images prepared for many steps on them; see :meth:`Segmenter.freeze_images`."""
+        return None
+
     @abstractmethod
-    def class_logits(self, embeddings_BDhw: Tensor, cells_P: Tensor | None = None) -> Tensor:
+    def class_logits(self, images: Any, cells_P: Tensor | None = None) -> Tensor:
         """Logits of every class.
 
         Args:
-            embeddings_BDhw: Frozen image embeddings, float32.
+            images: Frozen image embeddings, float32, or what :meth:`freeze_images` gave.
             cells_P: Flat indices of embedding cells, int64; None asks for all.
 
         Returns:
             ``[B, C, 4h, 4w]``, or ``[B, C, P, 4, 4]`` with ``cells_P``.
         """
 
+    def kinship(self) -> Hashable:
+        """Equal for models that can share the passes of a decoder; None for one that shares none.
+
+        See :meth:`logits_of_groups`.
+        """
+        return None
+
+    @staticmethod
+    def logits_of_groups(models: Sequence[FewShotModel], images: Any, cells_GP: Tensor) -> Tensor:
+        """Logits of ``G`` models of equal :meth:`kinship`, each on images of its own.
+
+        Args:
+            models: The models.
+            images: As in :meth:`class_logits`, with an axis of the models in front.
+            cells_GP: Flat indices of embedding cells of each, int64.
+
+        Returns:
+            ``[G, B, C, P, 4, 4]``: the numbers of :meth:`class_logits` up to rounding.
+        """
+        pairs = zip(models, images, cells_GP, strict=True)
+        return torch.stack([model.class_logits(own, cells) for model, own, cells in pairs])
+
     @abstractmethod
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups for AdamW, each with ``params`` and ``lr``; empty where nothing is trained."""
 
-    def prepare(self, embeddings_nDhw: Tensor, labels_nS44: Tensor) -> None:
+    def prepare(self, embeddings_nDhw: Embeddings, labels_nS44: Tensor) -> None:
         """See the support images once before training; most models need not.
 
         Args:

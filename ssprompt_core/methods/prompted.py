@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ssprompt_core.data.embeddings import Embeddings
 from ssprompt_core.methods.model import FewShotModel
 from ssprompt_core.methods.settings import MethodSettings
+from ssprompt_core.models.frozen import FrozenImages, Images
 from ssprompt_core.models.segmenter import Segmenter
 from ssprompt_core.prompts.fusion import Fusion
 from ssprompt_core.prompts.spatial import PointPrompts
@@ -46,17 +49,45 @@ class PromptedModel(FewShotModel):
         """One for each class, or one for all."""
         return 1 if self._settings.decoding == "one_pass" else self.num_classes
 
-    def class_logits(self, embeddings_BDhw: Tensor, cells_P: Tensor | None = None) -> Tensor:
+    def freeze_images(self, embeddings_nDhw: Embeddings) -> FrozenImages | None:
+        """What the decoder makes of them whatever the prompts."""
+        return self.segmenter.freeze_images(embeddings_nDhw)
+
+    def class_logits(self, images: Images, cells_P: Tensor | None = None) -> Tensor:
         """Logits ``[B, C, 4h, 4w]``, or ``[B, C, P, 4, 4]`` with ``cells_P``."""
         # a few vectors: half precision would save nothing and blur positions
-        with torch.autocast(embeddings_BDhw.device.type, enabled=False):
+        with torch.autocast(images.device.type, enabled=False):
             tokens_CTD = self.prompts()
         if self._settings.decoding == "one_pass":
             spatial_ND, semantic_CD = tokens_CTD[0, :-1], tokens_CTD[:, -1]
-            return self.segmenter.decode_together(
-                embeddings_BDhw, spatial_ND, semantic_CD, cells_P=cells_P
+            return self.segmenter.decode_together(images, spatial_ND, semantic_CD, cells_P=cells_P)
+        return self.segmenter.decode(images, tokens_CTD, cells_P=cells_P)
+
+    def kinship(self) -> Hashable:
+        """The segmenter, the way of decoding, and the number of classes and prompts.
+
+        Learning rates, starts and even what is learned may differ: the decoder sees tokens.
+        """
+        with torch.no_grad():
+            return id(self.segmenter), self._settings.decoding, tuple(self.prompts().shape)
+
+    @staticmethod
+    def logits_of_groups(
+        models: Sequence[FewShotModel], images: Images, cells_GP: Tensor
+    ) -> Tensor:
+        """Logits ``[G, B, C, P, 4, 4]``: tokens are made model by model and decoded in one go."""
+        first = models[0]
+        assert isinstance(first, PromptedModel)
+        with torch.autocast(images.device.type, enabled=False):
+            tokens_GCTD = torch.stack(
+                [model.prompts() for model in models if isinstance(model, PromptedModel)]
             )
-        return self.segmenter.decode(embeddings_BDhw, tokens_CTD, cells_P=cells_P)
+        return first.segmenter.decode_groups(
+            images,
+            tokens_GCTD,
+            cells_GP,
+            one_pass=first._settings.decoding == "one_pass",
+        )
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Embeddings, weights, points, context and the text map, each with its learning rate."""

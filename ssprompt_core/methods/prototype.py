@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssprompt_core.data.dataset import IGNORE
+from ssprompt_core.data.embeddings import Embeddings
 from ssprompt_core.methods.cells import channel_moments, upscale_cells
 from ssprompt_core.methods.model import FewShotModel, MethodSpec
 from ssprompt_core.methods.settings import MethodSettings
@@ -48,7 +49,7 @@ class Prototype(FewShotModel):
         self.register_buffer("deviation", torch.ones(channels, device=device))
 
     @torch.no_grad()
-    def prepare(self, embeddings_nDhw: Tensor, labels_nS44: Tensor) -> None:
+    def prepare(self, embeddings_nDhw: Embeddings, labels_nS44: Tensor) -> None:
         """Average the support images' cells by class."""
         mean_D, deviation_D = channel_moments(embeddings_nDhw)
         self.mean.copy_(mean_D)

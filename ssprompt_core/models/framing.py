@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 
+from ssprompt_core.models.frozen import Images, take_images
+
 MAX_PAIR_CELLS = {"cpu": 2**16, "cuda": 2**20}
 """Cells times (image, class) pairs decoded at once without gradient: bounds the memory."""
 
@@ -54,7 +56,7 @@ def resize(x_BCyx: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def decode_in_chunks(
-    run: Callable[[Tensor, Tensor], Tensor], embeddings_Bxhw: Tensor, tokens_CTD: Tensor
+    run: Callable[[Images, Tensor], Tensor], images: Images, tokens_CTD: Tensor, cells: int
 ) -> Tensor:
     """Decode all (image, token sequence) pairs, without gradient in chunks of bounded memory.
 
@@ -62,20 +64,21 @@ def decode_in_chunks(
 
     Args:
         run: Decodes some images with some token sequences to ``[b, c, ..]``.
-        embeddings_Bxhw: Image embeddings.
+        images: Image embeddings, or prepared images.
         tokens_CTD: Token sequences.
+        cells: Of an image.
 
     Returns:
         ``[B, C, ..]``.
     """
     if torch.is_grad_enabled():
-        return run(embeddings_Bxhw, tokens_CTD)
-    cells = embeddings_Bxhw.shape[-2] * embeddings_Bxhw.shape[-1]
-    pairs = max(1, MAX_PAIR_CELLS.get(embeddings_Bxhw.device.type, 2**20) // cells)
-    images_at_once = max(1, pairs // len(tokens_CTD))
+        return run(images, tokens_CTD)
+    pairs = max(1, MAX_PAIR_CELLS.get(images.device.type, 2**20) // cells)
+    at_once = max(1, pairs // len(tokens_CTD))
+    chunks = [slice(start, start + at_once) for start in range(0, len(images), at_once)]
     return torch.cat(
         [
-            torch.cat([run(images, tokens) for tokens in torch.split(tokens_CTD, pairs)], dim=1)
-            for images in torch.split(embeddings_Bxhw, images_at_once)
+            torch.cat([run(some, tokens) for tokens in torch.split(tokens_CTD, pairs)], dim=1)
+            for some in (take_images(images, chunk) for chunk in chunks)
         ]
     )

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from ssprompt_core.models.framing import (
     resize,
     upscale_padded,
 )
+from ssprompt_core.models.frozen import Images
 from ssprompt_core.models.segmenter import Segmenter
 
 _VOLATILE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
@@ -109,7 +110,7 @@ class HubSam(Segmenter):
         return torch.cat([self.model.prompt_encoder.point_embed[i].weight for i in (0, 1)])
 
     def decode(
-        self, embeddings_BDhw: Tensor, tokens_CTD: Tensor, *, cells_P: Tensor | None = None
+        self, images: Images, tokens_CTD: Tensor, *, cells_P: Tensor | None = None
     ) -> Tensor:
         """Mask logits by the model's unmodified modules, one pass per class.
 
@@ -125,15 +126,15 @@ class HubSam(Segmenter):
             start += len(group)
         output_tD = torch.cat([self._first_tokens(), *groups])
 
-        def run(images: Tensor, tokens: Tensor) -> Tensor:
+        def run(images: Images, tokens: Tensor) -> Tensor:
             prompt_CTD = torch.cat([output_tD.expand(len(tokens), -1, -1), tokens], dim=1)
-            return self._decode(images, prompt_CTD, masks, cells_P)
+            return self._decode(cast(Tensor, images), prompt_CTD, masks, cells_P)
 
-        return decode_in_chunks(run, embeddings_BDhw, tokens_CTD)
+        return decode_in_chunks(run, images, tokens_CTD, self.grid_size**2)
 
     def decode_together(
         self,
-        embeddings_BDhw: Tensor,
+        images: Images,
         spatial_ND: Tensor,
         semantic_CD: Tensor,
         *,
@@ -151,10 +152,10 @@ class HubSam(Segmenter):
         masks = [slice(start + i * C, start + (i + 1) * C) for i in range(len(groups))]
         prompt_TD = torch.cat([self._first_tokens(), *groups, spatial_ND])
 
-        def run(images: Tensor, prompt_1TD: Tensor) -> Tensor:
-            return self._decode(images, prompt_1TD, masks, cells_P)
+        def run(images: Images, prompt_1TD: Tensor) -> Tensor:
+            return self._decode(cast(Tensor, images), prompt_1TD, masks, cells_P)
 
-        return decode_in_chunks(run, embeddings_BDhw, prompt_TD[None])
+        return decode_in_chunks(run, images, prompt_TD[None], self.grid_size**2)
 
     def _first_tokens(self) -> Tensor:
         """Output tokens that make no mask and stand first, ``[L, D]``."""

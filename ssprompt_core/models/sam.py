@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,17 @@ from numpy.typing import NDArray
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor, nn
 
+from ssprompt_core.data.embeddings import Embeddings
+from ssprompt_core.models.compiling import compiled
 from ssprompt_core.models.decoding import decode_masks, decode_masks_together
 from ssprompt_core.models.framing import decode_in_chunks, padded_frame, upscale_padded
+from ssprompt_core.models.frozen import (
+    MAX_FROZEN_BYTES,
+    FrozenCache,
+    FrozenDecoder,
+    FrozenImages,
+    Images,
+)
 from ssprompt_core.models.segmenter import Segmenter
 
 
@@ -44,6 +54,8 @@ class SamSegmenter(Segmenter):
         self.native_text = native_text
         self.text_dim = self.embed_dim if native_text else None
         self.freeze()
+        self._compile = False
+        self._frozen_decoder = FrozenCache(self.mask_decoder, self.prompt_encoder)
 
     def preprocessing(self) -> dict[str, Any]:
         """Constants of the preprocessing, for the fingerprint."""
@@ -86,8 +98,22 @@ class SamSegmenter(Segmenter):
             tokens_ND: Tensor = position_ND + kind_ND
         return tokens_ND
 
+    def freeze_images(self, embeddings_BDhw: Embeddings) -> FrozenImages | None:
+        """What layer 1 of the decoder makes of images whatever the prompts."""
+        frozen = self._decoder()
+        weights, count = frozen.pe_DS, len(embeddings_BDhw)
+        limit = MAX_FROZEN_BYTES.get(weights.device.type, 2**28)
+        if not 0 < count * frozen.image_bytes() <= limit:
+            return None
+        # in pieces, since the embeddings may be memory-mapped
+        pieces = [
+            frozen.freeze(embeddings_BDhw[start : start + 8].to(weights.device, weights.dtype))
+            for start in range(0, count, 8)
+        ]
+        return FrozenImages.of(pieces, torch.cat)
+
     def decode(
-        self, embeddings_BDhw: Tensor, tokens_CTD: Tensor, *, cells_P: Tensor | None = None
+        self, images: Images, tokens_CTD: Tensor, *, cells_P: Tensor | None = None
     ) -> Tensor:
         """Mask logits by SAM's unmodified mask decoder, one pass per class.
 
@@ -95,36 +121,69 @@ class SamSegmenter(Segmenter):
             ``[B, C, 4h, 4w]``, or ``[B, C, P, 4, 4]`` with ``cells_P``. Without gradient it works
             in chunks of bounded memory; with gradient the caller chooses the batch.
         """
-        image_pe_Dhw, dense_D = self._dense_inputs(embeddings_BDhw.device)
+        frozen = self._decoder()
 
-        def run(images: Tensor, tokens: Tensor) -> Tensor:
-            return decode_masks(self.mask_decoder, images, image_pe_Dhw, dense_D, tokens, cells_P)
+        def run(images: Images, tokens: Tensor) -> Tensor:
+            return self._form(decode_masks)(frozen, _prepared(frozen, images), tokens, cells_P)
 
-        return decode_in_chunks(run, embeddings_BDhw, tokens_CTD)
+        return decode_in_chunks(run, images, tokens_CTD, self.grid_size**2)
 
     def decode_together(
         self,
-        embeddings_BDhw: Tensor,
+        images: Images,
         spatial_ND: Tensor,
         semantic_CD: Tensor,
         *,
         cells_P: Tensor | None = None,
     ) -> Tensor:
         """Mask logits of all classes in one pass; see :func:`decode_masks_together`."""
-        image_pe_Dhw, dense_D = self._dense_inputs(embeddings_BDhw.device)
+        frozen = self._decoder()
 
-        def run(images: Tensor, _: Tensor) -> Tensor:
-            return decode_masks_together(
-                self.mask_decoder, images, image_pe_Dhw, dense_D, spatial_ND, semantic_CD, cells_P
-            )
+        def run(images: Images, _: Tensor) -> Tensor:
+            prepared = _prepared(frozen, images)
+            decode = self._form(decode_masks_together)
+            return decode(frozen, prepared, spatial_ND, semantic_CD, cells_P)
 
-        return decode_in_chunks(run, embeddings_BDhw, spatial_ND[None])
+        return decode_in_chunks(run, images, spatial_ND[None], self.grid_size**2)
 
-    def _dense_inputs(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Positional encoding of the cells and the dense prompt of a call without a mask."""
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            image_pe_Dhw: Tensor = self.prompt_encoder.get_dense_pe()[0]
-        return image_pe_Dhw, self.prompt_encoder.no_mask_embed.weight[0]
+    def decode_groups(
+        self,
+        images: Images,
+        tokens_GCTD: Tensor,
+        cells_GP: Tensor,
+        *,
+        one_pass: bool,
+    ) -> Tensor:
+        """Mask logits of groups of images in one go; the caller bounds the memory."""
+        frozen = self._decoder()
+        groups = images.image.shape[:2] if isinstance(images, FrozenImages) else images.shape[:2]
+        joined = images.joined() if isinstance(images, FrozenImages) else images.flatten(0, 1)
+        prepared = _prepared(frozen, joined)
+        if one_pass:
+            spatial_GND, semantic_GCD = tokens_GCTD[:, 0, :-1], tokens_GCTD[:, :, -1]
+            decode = self._form(decode_masks_together)
+            logits = decode(frozen, prepared, spatial_GND, semantic_GCD, cells_GP)
+        else:
+            logits = self._form(decode_masks)(frozen, prepared, tokens_GCTD, cells_GP)
+        return logits.view(*groups, *logits.shape[1:])
+
+    def compile_decoder(self, wanted: bool) -> None:
+        """Train through a compiled decoder, or no longer."""
+        self._compile = wanted
+
+    def _form(self, decode: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        # without gradient shapes change from call to call, and each would be compiled anew
+        return compiled(decode) if self._compile and torch.is_grad_enabled() else decode
+
+    def _decoder(self) -> FrozenDecoder:
+        """The decoder with what its present weights alone decide."""
+        return self._frozen_decoder.get(self._freeze_decoder)
+
+    def _freeze_decoder(self) -> FrozenDecoder:
+        dense_D = self.prompt_encoder.no_mask_embed.weight[0]
+        with torch.no_grad(), torch.autocast(dense_D.device.type, enabled=False):
+            image_pe_Dhw = self.prompt_encoder.get_dense_pe()[0].to(dense_D)
+        return FrozenDecoder.of(self.mask_decoder, image_pe_Dhw, dense_D)
 
     def valid_frame(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of the logits whose centres lie on an image of this size."""
@@ -133,3 +192,7 @@ class SamSegmenter(Segmenter):
     def upscale_logits(self, logits_BCyx: Tensor, height: int, width: int) -> Tensor:
         """Upscale, remove the padding and resize as ``Sam.postprocess_masks`` does."""
         return upscale_padded(logits_BCyx, height, width, self.image_size)
+
+
+def _prepared(frozen: FrozenDecoder, images: Images) -> FrozenImages:
+    return images if isinstance(images, FrozenImages) else frozen.freeze(images)

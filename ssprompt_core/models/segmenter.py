@@ -13,6 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ssprompt_core.data.embeddings import Embeddings
+from ssprompt_core.models.frozen import FrozenImages, Images, take_images
+
 
 class Segmenter(nn.Module, ABC):
     """A promptable segmenter in which everything is frozen.
@@ -87,14 +90,36 @@ class Segmenter(nn.Module, ABC):
             Tokens, float32 ``[N, D]``.
         """
 
+    def freeze_images(self, embeddings_BDhw: Embeddings) -> FrozenImages | None:
+        """Images with what decoding computes of them whatever the prompts, for many steps on them.
+
+        Args:
+            embeddings_BDhw: Image embeddings.
+
+        Returns:
+            Images on the segmenter's device that every decoding function takes in the embeddings'
+            place, with the same logits; or None, where the segmenter has nothing to prepare or it
+            would take more memory than :data:`ssprompt_core.models.frozen.MAX_FROZEN_BYTES`. They
+            are worth nothing once the segmenter's weights, type or device changes.
+        """
+        return None
+
+    def compile_decoder(self, wanted: bool) -> None:
+        """Say whether decoding with gradient goes through ``torch.compile``.
+
+        A segmenter may have nothing to compile; the numbers are the same up to rounding.
+        """
+        return
+
     @abstractmethod
     def decode(
-        self, embeddings_BDhw: Tensor, tokens_CTD: Tensor, *, cells_P: Tensor | None = None
+        self, images: Images, tokens_CTD: Tensor, *, cells_P: Tensor | None = None
     ) -> Tensor:
         """Mask logits of each class on each image, one decoder pass per class.
 
         Args:
-            embeddings_BDhw: Image embeddings; they get no gradient.
+            images: Image embeddings ``[B, image_channels, h, w]`` or images from
+                :meth:`freeze_images`; they get no gradient.
             tokens_CTD: Prompt tokens of each class, shared by the images; differentiable.
             cells_P: Flat indices of embedding cells in ``[0, h * w)``, int64, where only a part
                 of the logits is needed.
@@ -106,7 +131,7 @@ class Segmenter(nn.Module, ABC):
     @abstractmethod
     def decode_together(
         self,
-        embeddings_BDhw: Tensor,
+        images: Images,
         spatial_ND: Tensor,
         semantic_CD: Tensor,
         *,
@@ -115,7 +140,7 @@ class Segmenter(nn.Module, ABC):
         """Mask logits of all classes in ONE decoder pass: fast, but not what SAM was trained for.
 
         Args:
-            embeddings_BDhw: Image embeddings; they get no gradient.
+            images: As in :meth:`decode`.
             spatial_ND: Prompt tokens that all classes share; differentiable.
             semantic_CD: One token of each class; differentiable.
             cells_P: As in :meth:`decode`.
@@ -123,6 +148,39 @@ class Segmenter(nn.Module, ABC):
         Returns:
             As :meth:`decode`.
         """
+
+    def decode_groups(
+        self,
+        images: Images,
+        tokens_GCTD: Tensor,
+        cells_GP: Tensor,
+        *,
+        one_pass: bool,
+    ) -> Tensor:
+        """Mask logits of groups of images, each with prompts and cells of its own.
+
+        Group by group unless overridden; the numbers are those of :meth:`decode` and
+        :meth:`decode_together` up to rounding.
+
+        Args:
+            images: As in :meth:`decode`, of ``G`` groups: with the axes ``[G, B, ..]``.
+            tokens_GCTD: Prompt tokens of each class; differentiable. For ``one_pass`` the last
+                token is the class's own and the others are the same for all classes.
+            cells_GP: Flat indices of embedding cells, int64.
+            one_pass: Whether all classes take one decoder pass, as in :meth:`decode_together`.
+
+        Returns:
+            ``[G, B, C, P, 4, 4]``.
+        """
+        logits = []
+        for group, (tokens, cells) in enumerate(zip(tokens_GCTD, cells_GP, strict=True)):
+            own = take_images(images, group)
+            if one_pass:
+                spatial_ND, semantic_CD = tokens[0, :-1], tokens[:, -1]
+                logits.append(self.decode_together(own, spatial_ND, semantic_CD, cells_P=cells))
+            else:
+                logits.append(self.decode(own, tokens, cells_P=cells))
+        return torch.stack(logits)
 
     @abstractmethod
     def valid_frame(self, height: int, width: int) -> tuple[int, int]:

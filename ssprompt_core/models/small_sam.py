@@ -22,11 +22,11 @@ from torch import Tensor, nn
 
 from ssprompt_core.data.textures import SIDE
 from ssprompt_core.errors import UserError
+from ssprompt_core.models.shipped import DEFAULT_WEIGHTS
 from ssprompt_core.text.small import NgramText, SmallTextEncoder
 
 EMBED_DIM, GRID = 96, 24
 _WIDTH, _STEM = 128, 64
-DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "small_sam.safetensors"
 
 
 class ConvStem(nn.Module):

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ssprompt_core.data.domains import UPSTREAM
-from ssprompt_core.models.small_sam import DEFAULT_WEIGHTS
+from ssprompt_core.models.shipped import DEFAULT_WEIGHTS
 from ssprompt_core.pretrain.config import PretrainConfig
 from ssprompt_core.pretrain.gates import Gate
 from ssprompt_core.pretrain.vocabulary import COMMON, RARE

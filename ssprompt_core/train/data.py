@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssprompt_core.data.dataset import IGNORE
+from ssprompt_core.data.embeddings import Embeddings
 from ssprompt_core.errors import UserError
 from ssprompt_core.models.segmenter import Segmenter
 
@@ -20,12 +21,12 @@ class LabelledEmbeddings:
     """Images as frozen embeddings, with their labels.
 
     Attributes:
-        embeddings: Float tensor ``[n, D, h, w]``; may be memory-mapped.
+        embeddings: Float ``[n, D, h, w]``, or images that stay in their memory-mapped files.
         labels: Class maps, uint8 ``[H, W]`` each, with 255 for "no class".
         sizes: Height and width of each image.
     """
 
-    embeddings: Tensor
+    embeddings: Embeddings
     labels: list[NDArray[np.uint8]]
     sizes: list[tuple[int, int]]
 

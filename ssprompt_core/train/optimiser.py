@@ -92,7 +92,12 @@ class Optimiser:
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a share of the batch's loss."""
-        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaled(loss).backward()  # type: ignore[no-untyped-call]
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """The loss times the scale of its gradients, which :meth:`step` takes out again."""
+        scaled: Tensor = self._scaler.scale(loss)
+        return scaled
 
     def sum_gradients(self) -> None:
         """Add up the gradients of all ranks, in one message: they are few numbers."""

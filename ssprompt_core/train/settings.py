@@ -37,6 +37,8 @@ class FitSettings:
             :class:`ssprompt_core.train.stopping.BestEpoch` for what that score can tell.
         precision: ``fp32``, or autocast to ``bf16`` or ``fp16`` (the latter on a GPU only).
         device: ``cpu`` or ``cuda``.
+        compile: Whether the decoder is trained through ``torch.compile``, where the machine has a
+            compiler; changes no number but by rounding.
         seed: Of batches and cells.
         checkpoint_every: Epochs between checkpoints; 0 means none.
 
@@ -59,6 +61,7 @@ class FitSettings:
     patience: int = 0
     precision: str = "fp32"
     device: str = "cpu"
+    compile: bool = False
     seed: int = 0
     checkpoint_every: int = 0
 

@@ -8,6 +8,7 @@ from tiny_sam import small_segmenter, tiny_segmenter
 
 from ssprompt_core.models import framing
 from ssprompt_core.models.decoding import decode_masks
+from ssprompt_core.models.frozen import FrozenDecoder
 
 
 def stock_logits(segmenter, embeddings_BDhw, tokens_CTD):
@@ -116,8 +117,10 @@ def test_gradients_are_right_by_finite_differences():
     segmenter.double()
     dense = segmenter.prompt_encoder.no_mask_embed.weight[0]
     cells = torch.tensor([3, 10])
+    frozen = FrozenDecoder.of(segmenter.mask_decoder, pe, dense)
+    images = frozen.freeze(embeddings.double())
     assert torch.autograd.gradcheck(
-        lambda t: decode_masks(segmenter.mask_decoder, embeddings.double(), pe, dense, t, cells),
+        lambda t: decode_masks(frozen, images, t, cells),
         tokens.detach().double().requires_grad_(),
         fast_mode=True,
     )

@@ -194,7 +194,7 @@ def test_cutting_a_batch_changes_nothing_but_rounding() -> None:
 
 def test_the_usual_micro_batch_bounds_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     _, whole = _curve("ssprompt")
-    monkeypatch.setattr("ssprompt_core.train.fit._PAIR_CELLS", {"cpu": 1})
+    monkeypatch.setattr("ssprompt_core.train.loop._PAIR_CELLS", {"cpu": 1})
     _, cut = _curve("ssprompt")
     assert cut == pytest.approx(whole, rel=1e-5)
 

@@ -35,7 +35,7 @@ from samples import ROOT, STUDIES
 
 from ssprompt_platform.capacity import VARIABLE
 from ssprompt_platform.encode_only import encode_study
-from ssprompt_platform.study import run_study
+from ssprompt_platform.launch import run_study
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -96,7 +96,7 @@ def test_the_entrypoint_of_a_job_runs_as_the_manifest_says(
         for name, key in (("CPU", "cpu"), ("GPU", "nvidia.com/gpu"))
     }
     # the plan is for the cluster of the manifest, not for this machine
-    monkeypatch.setattr("ssprompt_platform.prepare.local_resources", lambda: grown)
+    monkeypatch.setattr("ssprompt_platform.prepare.local_machine", lambda: grown)
     said = io.StringIO()
 
     def run(given: list[str]) -> None:

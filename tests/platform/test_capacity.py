@@ -13,21 +13,21 @@ from ssprompt_platform.config.schema import TrainConfig
 
 
 class Growing:
-    """A cluster whose resources are told one after the other, and what it was asked for."""
+    """A cluster whose machines are told one after the other, and what it was asked for."""
 
-    def __init__(self, *totals: dict[str, float]) -> None:
-        self.totals = list(totals)
+    def __init__(self, *states: list[dict[str, float]]) -> None:
+        self.states = list(states)
         self.asked: list[list[dict[str, float]]] = []
 
-    def cluster_resources(self) -> dict[str, float]:
-        return self.totals.pop(0) if len(self.totals) > 1 else self.totals[0]
+    def machines(self) -> list[dict[str, float]]:
+        return self.states.pop(0) if len(self.states) > 1 else self.states[0]
 
 
 @pytest.fixture
 def grow(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Growing]:
-    def planted(*totals: dict[str, float]) -> Growing:
-        cluster = Growing(*totals)
-        monkeypatch.setattr(capacity.ray, "cluster_resources", cluster.cluster_resources)
+    def planted(*states: list[dict[str, float]]) -> Growing:
+        cluster = Growing(*states)
+        monkeypatch.setattr(capacity, "cluster_machines", cluster.machines)
 
         def request(num_cpus: Any = None, bundles: Any = None) -> None:
             cluster.asked.append(bundles)
@@ -43,7 +43,7 @@ def test_nothing_is_asked_without_the_variable(
     grow: Callable[..., Growing], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(capacity.VARIABLE, raising=False)
-    cluster = grow({})
+    cluster = grow([])
     with capacity.workers_asked(TrainConfig(workers=2), pytest.fail):
         pass
     assert cluster.asked == []
@@ -53,11 +53,13 @@ def test_it_asks_waits_says_so_once_and_takes_the_request_back(
     grow: Callable[..., Growing], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(capacity.VARIABLE, "60")
-    cluster = grow({}, {"CPU": 4.0}, {"CPU": 4.0, "GPU": 1.0}, {"CPU": 8.0, "GPU": 2.0})
+    one, two = {"CPU": 4.0, "GPU": 1.0}, {"CPU": 2.0, "GPU": 1.0}
+    # CPUs and GPUs enough, but two machines of them hold one worker
+    cluster = grow([], [one], [one, two, two], [one, one])
     said: list[str] = []
     config = TrainConfig(workers=2, cpus_per_worker=4, gpus_per_worker=1.0)
     with capacity.workers_asked(config, said.append):
-        assert cluster.totals == [{"CPU": 8.0, "GPU": 2.0}]
+        assert cluster.states == [[one, one]]
         assert cluster.asked == [[{"CPU": 4.0, "GPU": 1.0}] * 2]
     assert said == ["waiting for 2 workers of the cluster"]
     assert cluster.asked[1:] == [[]]
@@ -67,7 +69,7 @@ def test_workers_that_are_there_are_not_waited_for(
     grow: Callable[..., Growing], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(capacity.VARIABLE, "60")
-    grow({"CPU": 3.0, "GPU": 0.9999999})
+    grow([{"CPU": 3.0, "GPU": 1.0}])
     with capacity.workers_asked(TrainConfig(workers=3, gpus_per_worker=1 / 3), pytest.fail):
         pass
 
@@ -76,8 +78,8 @@ def test_workers_that_do_not_come_are_an_error_and_the_request_is_taken_back(
     grow: Callable[..., Growing], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(capacity.VARIABLE, "0.01")
-    cluster = grow({"CPU": 1.0})
-    message = "after 0.01 seconds (SSPROMPT_WAIT_FOR_WORKERS) the cluster has 1 of 4 CPUs"
+    cluster = grow([{"CPU": 1.0}])
+    message = "after 0.01 seconds (SSPROMPT_WAIT_FOR_WORKERS) the cluster has room for 1"
     with (
         pytest.raises(UserError) as error,
         capacity.workers_asked(TrainConfig(workers=4), lambda _: None),

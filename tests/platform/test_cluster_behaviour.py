@@ -134,6 +134,6 @@ def test_what_does_not_come_is_told(tmp_path: Path) -> None:
         small.add()
         driver = Driver(small, tmp_path / "study", workers=2, seconds=0.5)
         assert driver.finish() != 0
-        assert "train.workers asks for 2 workers, but after 0.5 seconds" in driver.said
-        assert "the cluster has 1 of 2 CPUs" in driver.said
+        assert "train.workers asks for 2 workers of 1 CPUs, but after 0.5 seconds" in driver.said
+        assert "the cluster has room for 1" in driver.said
         assert not driver.machines()

@@ -274,6 +274,13 @@ def test_less_or_other_is_no_extension(before: dict[str, Any], now: dict[str, An
     assert not change.extends
 
 
+def test_a_study_that_was_begun_before_an_option_existed_goes_on_as_it_was() -> None:
+    now = {"study.seed": 0, "storage.embeddings": "float32", "model.precision": "fp32"}
+    assert changes_of({"study.seed": 0}, now) == ()
+    (change,) = changes_of({"study.seed": 0}, {**now, "storage.embeddings": "float16"})
+    assert not change.extends
+
+
 def test_support_draws_that_cannot_be_made_again_are_an_error(studies: Studies) -> None:
     folder, _ = studies.begin("study.id=mine")
     path = folder.draws / "draw-1.json"

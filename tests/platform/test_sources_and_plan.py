@@ -11,6 +11,7 @@ from ssprompt_core.errors import UserError
 from ssprompt_platform.cluster import resolve_resources
 from ssprompt_platform.config import Config, load_config
 from ssprompt_platform.config.schema import TrainConfig
+from ssprompt_platform.machines import room
 from ssprompt_platform.plan import derive_seed, make_plan
 from ssprompt_platform.search.space import search_space
 from ssprompt_platform.sources import build_dataset
@@ -93,15 +94,23 @@ def test_a_ray_job_keeps_results_in_the_home_folder(monkeypatch: pytest.MonkeyPa
 
 
 def test_resources_come_from_the_configuration_or_the_cluster() -> None:
-    cpus = resolve_resources(TrainConfig(), {"CPU": 4.0})
+    cpus = resolve_resources(TrainConfig(), [{"CPU": 4.0}])
     assert (cpus.workers, cpus.gpus_per_worker, cpus.device) == (4, 0.0, "cpu")
-    shared = resolve_resources(TrainConfig(), {"CPU": 8.0, "GPU": 2.0})
+    shared = resolve_resources(TrainConfig(), [{"CPU": 8.0, "GPU": 2.0}])
     assert (shared.workers, shared.gpus_per_worker, shared.device) == (8, 0.25, "cuda")
-    one = resolve_resources(TrainConfig(workers=3), {"CPU": 8.0, "GPU": 1.0})
+    one = resolve_resources(TrainConfig(workers=3), [{"CPU": 8.0, "GPU": 1.0}])
     assert one.gpus_per_worker == pytest.approx(1 / 3)
-    half = resolve_resources(TrainConfig(workers=2, gpus_per_worker=0.5), {"CPU": 8.0, "GPU": 1.0})
+    half = resolve_resources(
+        TrainConfig(workers=2, gpus_per_worker=0.5), [{"CPU": 8.0, "GPU": 1.0}]
+    )
     assert half.per_worker() == {"CPU": 1, "GPU": 0.5}
-    on_cpu = resolve_resources(TrainConfig(device="cpu"), {"CPU": 2.0, "GPU": 1.0})
+    beside = [{"CPU": 16.0}, {"CPU": 4.0, "GPU": 1.0}]
+    # CPUs of a machine without a GPU hold no worker that computes on one
+    mixed = resolve_resources(TrainConfig(), beside)
+    assert (mixed.workers, mixed.slots, mixed.gpus_per_worker) == (4, 4, 0.25)
+    uneven = resolve_resources(TrainConfig(), [{"CPU": 8.0, "GPU": 4.0}, {"CPU": 4.0, "GPU": 1.0}])
+    assert (uneven.workers, uneven.gpus_per_worker) == (11, pytest.approx(1 / 3))
+    on_cpu = resolve_resources(TrainConfig(device="cpu"), [{"CPU": 2.0, "GPU": 1.0}])
     assert on_cpu.per_worker() == {"CPU": 1}
 
 
@@ -117,4 +126,28 @@ def test_resources_come_from_the_configuration_or_the_cluster() -> None:
 )
 def test_what_the_cluster_cannot_hold_is_named(config: TrainConfig, key: str) -> None:
     with pytest.raises(UserError, match=key):
-        resolve_resources(config, {"CPU": 2.0})
+        resolve_resources(config, [{"CPU": 2.0}])
+
+
+def test_a_worker_that_no_single_machine_holds_is_refused() -> None:
+    pair = [{"CPU": 3.0}, {"CPU": 3.0}]
+    assert resolve_resources(TrainConfig(cpus_per_worker=2), pair).slots == 2
+    with pytest.raises(UserError, match=r"workers asks for 3 x .* 6 CPUs .* on 2 machines"):
+        resolve_resources(TrainConfig(cpus_per_worker=2, workers=3), pair)
+    with pytest.raises(UserError, match="6 CPUs, 3 at most on one machine"):
+        resolve_resources(TrainConfig(cpus_per_worker=4), pair)
+
+
+@pytest.mark.parametrize(
+    ("worker", "fits"),
+    [
+        ({"CPU": 2}, 3),
+        ({"CPU": 1, "GPU": 1.0}, 2),
+        ({"CPU": 1, "GPU": 1 / 3}, 5),
+        # two workers a GPU: the rests of two GPUs make no third
+        ({"CPU": 0.5, "GPU": 0.4}, 4),
+        ({"CPU": 1, "GPU": 2.0}, 1),
+    ],
+)
+def test_room_is_counted_machine_by_machine(worker: dict[str, float], fits: int) -> None:
+    assert room([{"CPU": 5.0, "GPU": 2.0}, {"CPU": 3.0}], worker) == fits

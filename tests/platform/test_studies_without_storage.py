@@ -12,10 +12,10 @@ from rich.console import Console
 from samples import STUDIES
 
 from ssprompt_core.errors import UserError
+from ssprompt_platform.launch import run_study
 from ssprompt_platform.servers.processes import free_ports
 from ssprompt_platform.servers.seaweed import S3Server
 from ssprompt_platform.storage import S3Path
-from ssprompt_platform.study import run_study
 
 
 def refused(*words: str) -> str:

@@ -29,9 +29,9 @@ from rich.console import Console
 from samples import ROOT, STUDIES, write_image_folder
 
 from ssprompt_core.errors import UserError
+from ssprompt_platform.launch import run_study
 from ssprompt_platform.search.records import TrialRecord
 from ssprompt_platform.storage import StudyFolder
-from ssprompt_platform.study import run_study
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("ray_cluster")]
 

@@ -17,6 +17,19 @@ from ssprompt_platform.sources import embed_class_names
 NAMES = ("car", "sky", "traffic light")
 
 
+def test_the_numbers_do_not_depend_on_the_threads_of_the_driver() -> None:
+    before, seen = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            seen.append(embed_class_names("small", NAMES * 4, None))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(seen[0].plain_CE, seen[1].plain_CE)
+    assert torch.equal(seen[0].ensemble_CE, seen[1].ensemble_CE)
+
+
 @pytest.fixture
 def encoder_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A tiny sentence encoder as `transformers` writes one, named by a relative path."""

@@ -19,9 +19,9 @@ from samples import STUDIES, write_image_folder
 
 from ssprompt_core.errors import UserError
 from ssprompt_core.models.sam import SamSegmenter
+from ssprompt_platform.launch import run_study
 from ssprompt_platform.search.records import read_trials
 from ssprompt_platform.storage import StudyFolder
-from ssprompt_platform.study import run_study
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("ray_cluster")]
 

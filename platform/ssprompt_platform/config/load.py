@@ -14,7 +14,6 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from ssprompt_core.errors import UserError, nearest
-from ssprompt_platform.config.checks import check_study, check_values
 from ssprompt_platform.config.schema import Config, SpaceConfig
 
 
@@ -44,11 +43,12 @@ def load_config(arguments: Sequence[str], studies: Path) -> Config:
     config = _merge(layers)
     config.study.name = config.study.name or path.stem
     _leave_default_choices(config.search.space, layers)
-    check_values(config)
-    check_study(config)
-    # here, since a search space is made of the options of this package
+    # here, since these know the methods, and with them torch: --help and an unknown key do without
+    from ssprompt_platform.config.checks import check_study, check_values
     from ssprompt_platform.search.checks import check_search
 
+    check_values(config)
+    check_study(config)
     check_search(config)
     return config
 

@@ -97,6 +97,12 @@ class ModelConfig:
         "small, minilm (from its package), a folder in the transformers layout (CLIP, SigLIP, "
         "sentence encoders), or hub:owner/name, which may download",
     )
+    precision: str = _option(
+        "fp32",
+        "in which the image encoder computes: bf16 and fp16 (on a GPU) are faster, and give other "
+        "embeddings",
+        choices=("fp32", "bf16", "fp16"),
+    )
 
 
 @dataclass
@@ -286,11 +292,23 @@ class TrainConfig:
         low=0,
     )
     precision: str = _option("fp32", "arithmetic of the decoder", choices=("fp32", "bf16", "fp16"))
+    compile: bool = _option(
+        False,
+        "train through torch.compile, which takes about a minute in each worker and a C++ compiler "
+        "(without one: a warning); slower on a CPU",
+    )
     device: str = _option(
         "auto", "auto: cuda where a worker has a GPU, else cpu", choices=("auto", "cpu", "cuda")
     )
     workers: int = _option(
         0, "workers that encode and run the final fits; 0: as many as fit", low=0
+    )
+    fits_together: int = _option(
+        0,
+        "final fits of one method and K, equal but for the support draw, that a worker trains as "
+        "one batch, which gains with decoding=one_pass or on a GPU (equal up to rounding); "
+        "0: 1 on a CPU, 8 on a GPU",
+        low=0,
     )
     workers_per_trial: int = _option(
         1, "workers that share one search trial; more than 1 runs it on Ray Train", low=1
@@ -311,6 +329,11 @@ class StorageConfig:
         "runs",
         "folder of embeddings, studies and MLflow, which a Ray job resolves below ~/ssprompt; or "
         "s3://bucket/prefix, with endpoint and credentials in the standard AWS_* variables",
+    )
+    embeddings: str = _option(
+        "float32",
+        "type of the stored image embeddings; float16 takes half the space and time to read",
+        choices=("float32", "float16"),
     )
 
 

@@ -14,12 +14,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
 from ssprompt_core.errors import UserError, nearest
+from ssprompt_platform.doctor.probes import PROBE, PROBE_BYTES
 from ssprompt_platform.storage import S3Path, s3_client
 from ssprompt_platform.storage.s3_errors import code_of, endpoint, sentence_of
 
-PROBE = ".ssprompt-probe-"
-"""How the name of every probe begins."""
-PROBE_BYTES = 2**20
 ATTEMPTS = 2
 """Of each request: one glitch is no finding, an outage is told in seconds."""
 _TAKEN = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})

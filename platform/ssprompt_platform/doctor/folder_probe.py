@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ssprompt_core.errors import UserError
-from ssprompt_platform.doctor.bucket_probe import PROBE, PROBE_BYTES
+from ssprompt_platform.doctor.probes import PROBE, PROBE_BYTES
 
 LEAST_FREE = 64 * 2**20
 """Bytes; a study cannot even begin with less."""

@@ -17,7 +17,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ssprompt_core.errors import UserError
 from ssprompt_platform.cluster import connected, resolve_resources
-from ssprompt_platform.doctor.bucket_probe import PROBE
 from ssprompt_platform.doctor.findings import (
     Finding,
     Subject,
@@ -30,6 +29,8 @@ from ssprompt_platform.doctor.findings import (
 )
 from ssprompt_platform.doctor.folder_probe import LEAST_FREE, existing
 from ssprompt_platform.doctor.node import PACKAGES, Errand, Seen, examine, version_of
+from ssprompt_platform.doctor.probes import PROBE
+from ssprompt_platform.machines import cluster_machines, total
 from ssprompt_platform.storage import Place
 
 ADDRESS = "RAY_ADDRESS"
@@ -121,15 +122,15 @@ def not_joined(error: Exception, named: str | None) -> Finding:
 
 def _joined(subject: Subject, named: str | None) -> Iterator[Finding]:
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    total = ray.cluster_resources()
+    machines = cluster_machines()
     what = f"{named} joined" if named else "a cluster of its own starts here"
     yield ok(
         "Ray",
         f"{what}: Ray {ray.__version__}, {len(nodes)} machines, "
-        f"{total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs",
+        f"{total(machines, 'CPU'):g} CPUs, {total(machines, 'GPU'):g} GPUs",
     )
     try:
-        resources = resolve_resources(subject.config.train, total)
+        resources = resolve_resources(subject.config.train, machines)
     except UserError as error:
         yield of_sentence("workers", str(error))
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ssprompt_platform.doctor.bucket_probe import BucketProbe
 from ssprompt_platform.doctor.folder_probe import probe_folder
 from ssprompt_platform.storage import Place, S3Path, cache_folder
 
@@ -25,6 +24,9 @@ def check_storage(root: Place) -> None:
     if not isinstance(root, S3Path):
         probe_folder(root, ROOT)
         return
+    # here, since a study on a disk needs no client of S3
+    from ssprompt_platform.doctor.bucket_probe import BucketProbe
+
     probe = BucketProbe(root)
     for step in probe.steps.values():
         step()

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 import requests
 
 from ssprompt_core.errors import UserError
-from ssprompt_platform.doctor.bucket_probe import PROBE, BucketProbe, seconds_ahead
+from ssprompt_platform.doctor.bucket_probe import BucketProbe, seconds_ahead
 from ssprompt_platform.doctor.findings import (
     Finding,
     State,
@@ -28,6 +28,7 @@ from ssprompt_platform.doctor.findings import (
     warn,
 )
 from ssprompt_platform.doctor.folder_probe import probe_folder
+from ssprompt_platform.doctor.probes import PROBE
 from ssprompt_platform.servers.database import check_database
 from ssprompt_platform.storage import S3Path
 from ssprompt_platform.tracking.target import check_target, target_of

@@ -15,11 +15,13 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from ssprompt_platform.ownership.lease_objects import LeaseObjects, Look
 from ssprompt_platform.ownership.owner import lives_here, process_space, told
 from ssprompt_platform.storage import S3Path, StorageError
+
+if TYPE_CHECKING:
+    from ssprompt_platform.ownership.lease_objects import LeaseObjects, Look
 
 _ATTEMPTS, _BEAT_ATTEMPTS = 5, 2
 _SOON = 0.2
@@ -66,7 +68,7 @@ class Lease:
     ) -> None:
         self._lock, self._generation, self._terms, self._say = lock, generation, terms, say
         self._content, self._etag = dict(content), etag
-        self._objects = LeaseObjects(lock, _BEAT_ATTEMPTS)
+        self._objects = _objects_of(lock, _BEAT_ATTEMPTS)
         self._closed, self._signals = threading.Event(), threading.Lock()
         self._thread: threading.Thread | None = None
         self._interrupts = False
@@ -180,7 +182,7 @@ def acquire(
     Raises:
         StorageError: The storage did not answer, or refused.
     """
-    objects = LeaseObjects(lock, _ATTEMPTS)
+    objects = _objects_of(lock, _ATTEMPTS)
     content = {**owner, "space": process_space(), "token": uuid.uuid4().hex, "beat": 0}
     seen: Look | None = None
     while True:
@@ -213,7 +215,7 @@ def holder(lock: S3Path, terms: Terms = TERMS) -> dict[str, Any] | None:
     Raises:
         StorageError: The storage did not answer, or refused.
     """
-    objects = LeaseObjects(lock, _ATTEMPTS)
+    objects = _objects_of(lock, _ATTEMPTS)
     while not (look := objects.look()).released:
         found = objects.read(look.generation)
         if found is None:  # it was given back or taken over meanwhile
@@ -223,6 +225,13 @@ def holder(lock: S3Path, terms: Terms = TERMS) -> dict[str, Any] | None:
             return None
         return {name: content[name] for name in ("host", "pid", "since") if name in content}
     return None
+
+
+def _objects_of(lock: S3Path, attempts: int) -> LeaseObjects:
+    # here, since this module is known to studies on a disk, too, which need no client of S3
+    from ssprompt_platform.ownership.lease_objects import LeaseObjects
+
+    return LeaseObjects(lock, attempts)
 
 
 def _claim(objects: LeaseObjects, generation: int, content: Mapping[str, Any]) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from ssprompt_platform.encode import Encoded
+from ssprompt_platform.encoded import Encoded
 from ssprompt_platform.final import FinalBench
 from ssprompt_platform.fit_files import load_shown
 from ssprompt_platform.prepare import Prepared
@@ -20,9 +20,10 @@ from ssprompt_platform.report.figures import learning_curve, overlay
 from ssprompt_platform.report.gather import StudyData, gather
 from ssprompt_platform.report.page import write_page
 from ssprompt_platform.report.parquet import write_tables
-from ssprompt_platform.report.printed import from_here, print_results, say
+from ssprompt_platform.report.printed import from_here, print_results
 from ssprompt_platform.report.results import results_of
 from ssprompt_platform.report.tables import versions
+from ssprompt_platform.sentences import say
 from ssprompt_platform.storage import S3Path, safe_name, write_json
 from ssprompt_platform.tracking import Tracker
 from ssprompt_platform.tracking.record import record_study

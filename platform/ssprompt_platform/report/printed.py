@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from ssprompt_platform.report.printed_tables import (
     score_tables,
 )
 from ssprompt_platform.report.statistics import telling_targets
+from ssprompt_platform.sentences import say, tell
 
 ZERO_SHOT = "zero_shot"
 
@@ -32,32 +32,6 @@ _SELECTED = {
     "cv": "within the K-shot support images, in folds",
     "holdout": "on the whole validation split",
 }
-
-
-def say(console: Console, text: str = "") -> None:
-    """Print a line as it is, whatever its length: a path or a command is to be copied."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-def tell(console: Console, sentence: str) -> None:
-    """Print a sentence, folded between words in a terminal, in one line elsewhere (for grep).
-
-    Lines that follow are indented by two more columns than the first.
-    """
-    if not console.is_terminal:
-        say(console, sentence)
-        return
-    words = sentence.lstrip()
-    indent = sentence[: len(sentence) - len(words)]
-    folded = textwrap.wrap(
-        words,
-        max(40, console.width),
-        initial_indent=indent,
-        subsequent_indent=f"{indent}  ",
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    say(console, "\n".join(folded))
 
 
 def from_here(text: str) -> str:

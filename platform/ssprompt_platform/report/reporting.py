@@ -18,9 +18,9 @@ from ssprompt_platform.report.printed import (
     print_curves,
     print_results,
     print_sentences,
-    say,
 )
 from ssprompt_platform.report.results import results_of
+from ssprompt_platform.sentences import say
 from ssprompt_platform.storage import Place, S3Path, StudyFolder, safe_name, storage_root
 
 

@@ -83,8 +83,7 @@ class GroupedSearch(Searcher):  # type: ignore[misc]  # Ray ships no types
         return {}
 
     def close(self) -> None:
-        """Keep what is not kept yet, and leave the database as one file."""
-        self._budget.save()
+        """Leave the database as one file."""
         settle(self._storage)
 
     def observe(self, *observers: Observer) -> None:

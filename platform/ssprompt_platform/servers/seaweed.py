@@ -13,10 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import boto3
 import psutil
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
 
 from ssprompt_core.errors import UserError
 from ssprompt_platform.servers.keys import IDENTITIES_FILE, REGION, Identities, write_private
@@ -161,6 +158,10 @@ class S3Server:
 
     def client(self) -> Any:
         """A boto3 client of the identity that may do everything; it does not retry."""
+        # here, since the server's options are known without a client
+        import boto3
+        from botocore.config import Config
+
         return boto3.client(
             "s3",
             endpoint_url=self.endpoint,
@@ -174,6 +175,8 @@ class S3Server:
 
     def answers(self) -> bool:
         """Whether it takes and gives objects; makes the bucket where it does not exist."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
         client = self.client()
         probe = f".probe-{secrets.token_hex(4)}"
         try:

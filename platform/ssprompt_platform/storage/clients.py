@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import boto3
-import pyarrow.fs
-from botocore.config import Config
-
-from ssprompt_platform.metrics.s3 import watch
+if TYPE_CHECKING:
+    import pyarrow.fs
 
 ATTEMPTS = 16
 """Of each request, with waits that double up to 20 s: about a minute in all."""
@@ -33,16 +29,6 @@ _ENVIRONMENT = (
 _lock = threading.Lock()
 
 
-class _PatientS3(pyarrow.fs.S3FileSystem):  # type: ignore[misc]  # Arrow ships no types
-    """Arrow's file system, made anew in every process that it is sent to.
-
-    By itself it would be sent without its patience, and with this process's endpoint.
-    """
-
-    def __reduce__(self) -> tuple[Callable[[], pyarrow.fs.S3FileSystem], tuple[()]]:
-        return arrow_filesystem, ()
-
-
 def s3_client(attempts: int = ATTEMPTS) -> Any:
     """The S3 client of this process; endpoint and credentials come from the environment.
 
@@ -56,18 +42,26 @@ def s3_client(attempts: int = ATTEMPTS) -> Any:
 
 def arrow_filesystem() -> pyarrow.fs.S3FileSystem:
     """The same storage for libraries that take Arrow's file systems, such as Ray."""
+    from ssprompt_platform.storage.arrow_s3 import PatientS3
+
     client = s3_client()
     endpoint = urlsplit(client.meta.endpoint_url)
     amazon = (endpoint.hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn"))
-    return _PatientS3(
+    return PatientS3(
         **({} if amazon else {"endpoint_override": endpoint.netloc, "scheme": endpoint.scheme}),
         region=client.meta.region_name or "us-east-1",
-        retry_strategy=pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=_ARROW_ATTEMPTS),
+        attempts=_ARROW_ATTEMPTS,
     )
 
 
 @cache
 def _client(attempts: int, *environment: str | None) -> Any:
+    # here, since a study that lies on a disk needs none of it
+    import boto3
+    from botocore.config import Config
+
+    from ssprompt_platform.metrics.s3 import watch
+
     session = boto3.session.Session()
     patient = attempts >= ATTEMPTS
     client = session.client(

@@ -9,24 +9,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
-
-import boto3
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    HTTPClientError,
-    IncompleteReadError,
-)
-from botocore.parsers import ResponseParserError
+from typing import TYPE_CHECKING, Any
 
 from ssprompt_core.errors import UserError
 from ssprompt_platform.storage.clients import s3_client
 from ssprompt_platform.storage.errors import StorageError
-from ssprompt_platform.storage.s3_errors import sentence_of
+
+if TYPE_CHECKING:
+    from botocore.exceptions import ClientError
 
 _READS = 3
-_RAISED = (ClientError, BotoCoreError, boto3.exceptions.Boto3Error, ResponseParserError)
 _MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
 _TAKEN = frozenset({"412", "409", "PreconditionFailed", "ConditionalRequestConflict"})
 _MOST_DELETED = 1000
@@ -145,6 +137,8 @@ class S3Path:
             FileNotFoundError: There is no such object.
             StorageError: The storage did not answer, or refused.
         """
+        from botocore.exceptions import HTTPClientError, IncompleteReadError
+
         with _told(self):
             for attempt in range(1, _READS + 1):
                 body = self._call("get_object")["Body"]
@@ -176,6 +170,8 @@ class S3Path:
         Raises:
             StorageError: The storage did not answer, or refused.
         """
+        from botocore.exceptions import ClientError
+
         with _told(self):
             try:
                 self._call("put_object", Body=content, IfNoneMatch="*")
@@ -326,9 +322,16 @@ class S3Path:
 
 @contextmanager
 def _told(path: S3Path) -> Iterator[None]:
+    # here, where a bucket is asked: paths of this kind are known to studies on a disk, too
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError
+
+    from ssprompt_platform.storage.s3_errors import sentence_of
+
     try:
         yield
-    except _RAISED as error:
+    except (ClientError, BotoCoreError, Boto3Error, ResponseParserError) as error:
         if isinstance(error, ClientError) and _code(error) in _MISSING:
             raise FileNotFoundError(f"there is no {path}") from None
         # what the server said may hold more than is to be shown

@@ -13,8 +13,8 @@ from ssprompt_core.errors import UserError
 from ssprompt_platform.storage import S3Path, s3_client
 from ssprompt_platform.storage.s3_errors import code_of
 from ssprompt_platform.storage_admin.bucket import asked, prefix_of
+from ssprompt_platform.storage_admin.setup import Setup
 
-ABORT_DAYS, NONCURRENT_DAYS = 7, 30
 _ATTEMPTS = 3
 _RULE = "ssprompt"
 _NO_RULES = frozenset({"NoSuchLifecycleConfiguration", "404"})
@@ -52,34 +52,6 @@ class Step:
     name: str
     outcome: Outcome
     told: str
-
-
-@dataclass(frozen=True)
-class Setup:
-    """How a bucket is set up.
-
-    Attributes:
-        abort_days: Days after which an interrupted upload is dropped.
-        noncurrent_days: Days for which an overwritten or deleted version is kept.
-        dry_run: Change nothing.
-    """
-
-    abort_days: int = ABORT_DAYS
-    noncurrent_days: int = NONCURRENT_DAYS
-    dry_run: bool = False
-
-    def check(self) -> None:
-        """Refuse what no server takes.
-
-        Raises:
-            UserError: A number of days is not positive.
-        """
-        for option, days in (
-            ("--abort-days", self.abort_days),
-            ("--noncurrent-days", self.noncurrent_days),
-        ):
-            if days < 1:
-                raise UserError(f"{option} is {days}, but must be at least 1")
 
 
 def set_up(root: S3Path, setup: Setup) -> Iterator[Step]:

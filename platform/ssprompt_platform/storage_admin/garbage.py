@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from ssprompt_core.errors import UserError
 from ssprompt_platform.config.schema import Config
-from ssprompt_platform.doctor.bucket_probe import PROBE
+from ssprompt_platform.doctor.probes import PROBE
 from ssprompt_platform.doctor.tracking import shown
 from ssprompt_platform.storage import Place, S3Path, StudyFolder, child_names
 from ssprompt_platform.storage_admin.bucket import head_of, uploads

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ssprompt_platform.doctor.findings import size
-from ssprompt_platform.report.printed import say, tell
+from ssprompt_platform.sentences import say, tell
 from ssprompt_platform.storage_admin.garbage import Found
 from ssprompt_platform.storage_admin.listing import Amount
 from ssprompt_platform.storage_admin.studies import state_of

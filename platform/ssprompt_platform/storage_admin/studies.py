@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from ssprompt_core.data.procedural import folder_name
 from ssprompt_platform.config.schema import Config
-from ssprompt_platform.embeddings import EmbeddingStore
+from ssprompt_platform.embeddings import FLOAT32, FP32, EmbeddingStore
 from ssprompt_platform.ownership import holder
 from ssprompt_platform.storage import Place, StorageError, StudyFolder, read_json
 from ssprompt_platform.texts import TextStore
@@ -69,7 +69,12 @@ class Study:
 
     def embedding_keys(self) -> frozenset[str]:
         """Keys of the embeddings of all its images."""
-        store = EmbeddingStore(Path(), self.encoder or "")
+        store = EmbeddingStore(
+            Path(),
+            self.encoder or "",
+            dtype=self.option("storage", "embeddings") or FLOAT32,
+            precision=self.option("model", "precision") or FP32,
+        )
         return frozenset(store.key(digest) for digest in self.digests or ())
 
     def text_name(self) -> str | None:

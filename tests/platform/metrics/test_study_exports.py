@@ -13,9 +13,9 @@ from prometheus import Scrape, scrape_until
 from rich.console import Console
 from samples import STUDIES
 
+from ssprompt_platform.launch import run_study
 from ssprompt_platform.metrics import names
 from ssprompt_platform.search.records import read_trials
-from ssprompt_platform.study import run_study
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("ray_cluster")]
 

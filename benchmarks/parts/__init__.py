@@ -1,0 +1,1 @@
+"""The parts of `docs/performance.md`: each module measures one table."""

@@ -1,0 +1,1 @@
+"""One study run in three ways: what `benchmarks.parts.peers` compares."""

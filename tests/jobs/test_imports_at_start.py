@@ -1,0 +1,56 @@
+"""What a job imports before it knows what to do: seconds that every --help would take."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+JOBS = sorted(path.name for path in (ROOT / "jobs").glob("*.py"))
+HELP = {
+    "boto3", "botocore", "matplotlib", "mlflow", "numpy", "optuna", "pandas", "pyarrow", "ray",
+    "scipy", "sklearn", "torch", "torchvision", "transformers",
+}  # fmt: skip
+# a dry run on a disk times the model itself, and plans with Optuna's distributions
+DRY_RUN = HELP - {"numpy", "optuna", "torch", "torchvision"}
+IMPORTED = """
+import json, os, runpy, sys
+sys.argv = sys.argv[1:]
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+except SystemExit as end:
+    code = end.code
+names = sorted({name.partition(".")[0] for name in sys.modules})
+print(json.dumps({"code": code, "names": names}), file=sys.stderr)
+"""
+
+
+def imported(folder: Path, *words: str) -> set[str]:
+    """Top-level packages that a job has imported when it ends; it must end well."""
+    ended = subprocess.run(
+        [sys.executable, "-c", IMPORTED, *words], cwd=folder, capture_output=True, text=True
+    )
+    told = json.loads(ended.stderr.splitlines()[-1])
+    assert not told["code"], ended.stderr
+    assert ended.stdout
+    return set(told["names"])
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_help_imports_nothing_that_takes_long(tmp_path: Path, job: str) -> None:
+    assert not imported(tmp_path, str(ROOT / "jobs" / job), "--help") & HELP
+
+
+def test_a_dry_run_on_a_disk_imports_neither_ray_nor_what_reports_and_buckets_need(
+    tmp_path: Path,
+) -> None:
+    names = imported(
+        tmp_path, str(ROOT / "jobs" / "tune_shots.py"), "study=smoke", "study.dry_run=true"
+    )
+    # otherwise the list above would show nothing
+    assert {"torch", "optuna"} <= names
+    assert not names & DRY_RUN
+    assert list(tmp_path.iterdir()) == []
