@@ -32,7 +32,7 @@ _SETTING = {"lr_embedding": 0.1}
 
 def measure(quick: bool) -> Part:
     """Run no-op trials one after the other on one slot, each way."""
-    many, few = (40, 4) if quick else (120, 8)
+    many, few = (40, 3) if quick else (120, 6)
     rows: list[list[Any]] = []
     with tempfile.TemporaryDirectory(prefix="trial-overhead-") as name:
         root = Path(name)
@@ -165,7 +165,7 @@ def _tuned(root: Path, trainable: Any, trials: int) -> float:
         tune_config=tune.TuneConfig(max_concurrent_trials=1, reuse_actors=False),
         run_config=tune.RunConfig(name="tune", callbacks=[ends], verbose=0, **ray_storage(root)),
     ).fit()
-    return ends.times.steady() if trials > 3 else float("nan")
+    return ends.times.steady() if trials > 2 else float("nan")
 
 
 if __name__ == "__main__":
