@@ -35,6 +35,8 @@ _ENVIRONMENT = {
     # a trial that is tried again is told in a line, not by a traceback
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # nothing reads Tune's snapshots of all trials back, and each takes longer than the one before
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import Any
 
@@ -184,13 +184,14 @@ def _search(
     with progress.timed("search"), _mirrored(folder) as mirror:
         searcher = GroupedSearch(plan, config, folder, budget, mirror.touch)
         totals, ended = searcher.totals(), read_trials(folder)
-        with SearchView(
+        view = SearchView(
             progress.console,
             totals,
             ended,
             minutes=config.search.budget.minutes,
             spent_minutes=budget.minutes,
-        ) as view:
+        )
+        with closing(searcher), view:
             searcher.observe(tracker, view, SearchMetrics(folder.study_id, totals, ended))
             run_search(searcher, trial, folder, config.search.max_concurrent, view.say)
     return best | searcher.best()

@@ -8,11 +8,15 @@ import optuna
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState
 
+from ssprompt_platform.report.thinned import evenly
 from ssprompt_platform.search.records import DUPLICATE_OF, METHOD, SHOTS, read_studies
 from ssprompt_platform.storage import StudyFolder
 
 LEAST_TRIALS = 8
 """Finished trials below which nothing is said: the shares would be those of the noise."""
+
+MOST_TRIALS = 250
+"""The time of the analysis grows with the square of the trials."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ def _shares(study: optuna.Study) -> dict[str, float] | str:
         return "every trial has the same score"
     # an equal trial that was not run again would count twice: a study without such
     distinct = optuna.create_study(directions=study.directions)
-    distinct.add_trials(trials)
+    distinct.add_trials(evenly(trials, MOST_TRIALS))
     shares = get_param_importances(
         distinct, evaluator=FanovaImportanceEvaluator(seed=0), target=lambda trial: trial.values[0]
     )

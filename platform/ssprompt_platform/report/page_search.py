@@ -12,7 +12,7 @@ from ssprompt_platform.report import figures_search
 from ssprompt_platform.report.figures_base import Album
 from ssprompt_platform.report.figures_front import price_list
 from ssprompt_platform.report.gather import StudyData
-from ssprompt_platform.report.importance import LEAST_TRIALS, importances
+from ssprompt_platform.report.importance import LEAST_TRIALS, MOST_TRIALS, importances
 from ssprompt_platform.report.page_blocks import (
     Block,
     Fold,
@@ -24,6 +24,7 @@ from ssprompt_platform.report.page_blocks import (
 )
 from ssprompt_platform.report.page_cells import plain
 from ssprompt_platform.report.page_tables_search import cost_rows, front_rows, trial_rows
+from ssprompt_platform.report.thinned import thinned, told
 from ssprompt_platform.search.records import TrialRecord
 
 _MEANT: dict[str, str] = {
@@ -66,21 +67,25 @@ def _history(data: StudyData, album: Album) -> list[Block]:
     spent = [_SPENT[n].format(plain(v)) for n, v in data.search["spent"].items() if n in _SPENT]
     if spent:
         blocks.append(Prose([f"Spent on the search so far: {', '.join(spent)}."]))
-    if any(t.value is not None for t in data.trials):
+    shown = thinned(data.trials)
+    if any(t.value is not None for t in shown):
         picture = album.draw(
-            "search-history", "Search, trial by trial", lambda: figures_search.history(data.trials)
+            "search-history", "Search, trial by trial", lambda: figures_search.history(shown)
         )
         caption = (
             "Every mark is a trial, the line is the best finished trial so far at this K. A cross "
             "is a trial that was ended early, at the value it was judged by; a triangle at the "
             "lower edge is one that failed; an open circle repeats a setting whose score was known."
+            + told(len(shown), len(data.trials))
         )
         blocks.append(exhibit(picture, "Search, trial by trial", caption, remarks=data.remarks))
     failed = [t for t in data.trials if t.state == "failed"]
     if failed:
         blocks.append(Notice(f"Trials that failed: {len(failed)}", "missing", _causes(failed)))
-    table = trial_rows(data.trials)
-    blocks.append(Fold(f"All {len(data.trials)} trials", [remarked(table, data.remarks)]))
+    table = trial_rows(shown)
+    whole = len(shown) == len(data.trials)
+    head = f"All {len(shown)} trials" if whole else f"{len(shown):,} of {len(data.trials):,} trials"
+    blocks.append(Fold(head, [remarked(table, data.remarks)]))
     return blocks
 
 
@@ -96,7 +101,8 @@ def _causes(failed: Sequence[TrialRecord]) -> list[str]:
 
 
 def _effects(data: StudyData, album: Album) -> list[Block]:
-    names = figures_search.varied(data.trials)
+    shown = thinned(data.trials)
+    names = figures_search.varied(shown)
     blocks: list[Block] = []
     if names:
         caution = (
@@ -110,9 +116,10 @@ def _effects(data: StudyData, album: Album) -> list[Block]:
         log = _is_log(data, name)
         picture = album.draw(
             f"effect-{name}", title,
-            partial(figures_search.effect, data.trials, name, log=log),
+            partial(figures_search.effect, shown, name, log=log),
         )  # fmt: skip
         caption = "Each point is a finished trial, a ring the best of its K."
+        caption += told(len(shown), len(data.trials))
         blocks.append(exhibit(picture, title, caption, remarks=data.remarks))
     found = importances(data.folder)
     if found.shares:
@@ -125,7 +132,8 @@ def _effects(data: StudyData, album: Album) -> list[Block]:
             "Functional ANOVA (Hutter et al. 2014) of a random forest fitted to the finished "
             "trials: the share of the scores' variance that a hyperparameter explains by itself "
             "within the range that was searched; a row sums to 1. A dash: not part of that search, "
-            "or only of some of its trials. With tens of trials these are rough."
+            "or only of some of its trials. With tens of trials these are rough; of more than "
+            f"{MOST_TRIALS} finished ones of a search, that many at even distances count."
         )
         blocks.append(exhibit(picture, title, caption, remarks=data.remarks))
     if found.untold:
@@ -176,10 +184,11 @@ def _cost(data: StudyData, album: Album) -> list[Block]:
     if not any(t.seconds for t in data.trials):
         return []
     title = "Seconds of a trial"
-    picture = album.draw("cost", title, lambda: figures_search.cost(data.trials))
+    shown = thinned(data.trials)
+    picture = album.draw("cost", title, lambda: figures_search.cost(shown))
     caption = (
         "Each point is a trial, the bar their median. The scale is logarithmic. Trials that were "
-        "pruned or that failed are shorter than whole ones."
+        "pruned or that failed are shorter than whole ones." + told(len(shown), len(data.trials))
     )
     return [
         exhibit(picture, title, caption, remarks=data.remarks),

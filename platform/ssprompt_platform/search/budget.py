@@ -14,6 +14,9 @@ from optuna.trial import FrozenTrial, TrialState
 from ssprompt_platform.config.schema import BudgetConfig
 from ssprompt_platform.storage import Place, read_json, write_json
 
+_SAVED_EVERY_SECONDS = 1.0
+"""A file that is replaced waits for the disk, an object for the bucket."""
+
 
 class Budget:
     """Minutes and GPU-hours of a search; what is used is kept on disk, for the next part of it.
@@ -31,7 +34,7 @@ class Budget:
         self._seconds = float(used.get("trial_seconds", 0.0))
         self._gpu_hours = float(used.get("gpu_hours", 0.0))
         self._ended_by: dict[str, str] = {}
-        self._begun = time.monotonic()
+        self._begun = self._saved = time.monotonic()
 
     @property
     def minutes(self) -> float:
@@ -39,10 +42,11 @@ class Budget:
         return self._minutes + (time.monotonic() - self._begun) / 60
 
     def used(self, seconds: float) -> None:
-        """Count a trial that ended, and keep the sum."""
+        """Count a trial that ended, and keep the sum, where trials are short at times only."""
         self._seconds += seconds
         self._gpu_hours += seconds * self._gpus / 3600
-        self.save()
+        if time.monotonic() - self._saved >= _SAVED_EVERY_SECONDS:
+            self.save()
 
     def ended(self, study: str, reason: str) -> None:
         """Note why a study proposes nothing more."""
@@ -61,6 +65,7 @@ class Budget:
 
     def save(self) -> None:
         """Write what is used."""
+        self._saved = time.monotonic()
         write_json(
             self._path,
             {

@@ -13,8 +13,9 @@ from ray.tune.search import Searcher
 from ssprompt_platform.config.schema import Config
 from ssprompt_platform.plan import Group, StudyPlan
 from ssprompt_platform.search.budget import Budget
+from ssprompt_platform.search.database import settle, writing_storage
 from ssprompt_platform.search.proposals import Proposals, Suggestion
-from ssprompt_platform.search.records import State, open_storage
+from ssprompt_platform.search.records import State
 from ssprompt_platform.storage import StudyFolder
 
 __all__ = ["GroupedSearch", "Observer", "Suggestion"]
@@ -66,7 +67,7 @@ class GroupedSearch(Searcher):  # type: ignore[misc]  # Ray ships no types
         self._config, self._budget, self._changed = config, budget, changed
         self._observers: tuple[Observer, ...] = ()
         folder.optuna.parent.mkdir(parents=True, exist_ok=True)
-        storage = open_storage(folder.optuna)
+        self._storage = storage = writing_storage(folder.optuna)
         self._parts = {
             name: Proposals(name, groups, config, storage, folder.study_id, plan.labelled)
             for name, groups in _parts(plan.searched, config.study.mode).items()
@@ -80,6 +81,10 @@ class GroupedSearch(Searcher):  # type: ignore[misc]  # Ray ships no types
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its searcher beside the run; the history that counts is in the database
         return {}
+
+    def close(self) -> None:
+        """Leave the database as one file."""
+        settle(self._storage)
 
     def observe(self, *observers: Observer) -> None:
         """Tell these, in this order, and before Optuna: what they keep is there for certain."""

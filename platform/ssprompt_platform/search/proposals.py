@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import optuna
@@ -21,7 +23,10 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from ssprompt_platform.config.schema import Config
 from ssprompt_platform.plan import Group, derive_seed
 from ssprompt_platform.search.budget import expected_gain
-from ssprompt_platform.search.pruning import Rules, rules
+from ssprompt_platform.search.database import Record
+from ssprompt_platform.search.evolution import Parents
+from ssprompt_platform.search.memory import Memory, best_and_latest, learned_from
+from ssprompt_platform.search.pruning import Judged, Rules
 from ssprompt_platform.search.records import (
     CAUSE,
     DUPLICATE_OF,
@@ -39,7 +44,11 @@ _BATCH = "batch"
 """User attribute: number of the first trial that was proposed together with this one."""
 _TOGETHER = "together"
 """User attribute: how many trials were proposed together with this one, itself included."""
-_TELL: Mapping[str, TrialState] = {"pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+_TELL: Mapping[str, TrialState] = {
+    "complete": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+}
 _STATES: Mapping[TrialState, State] = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
@@ -72,8 +81,9 @@ class Proposals:
     """Proposes trials of one Optuna study and records how they end.
 
     A proposal is made on a copy of the history in memory, by a sampler that is seeded anew from
-    (seed, study, number), and then written to the database in one transaction. So a killed search
-    goes on with what an uninterrupted one would have proposed, and no trial is half-written.
+    (seed, study, number), and then written to the database in one transaction, as its end is. So a
+    killed search goes on with what an uninterrupted one would have proposed, and no trial is
+    half-written. What a proposal costs does not grow with the trials beyond what it looks at.
 
     Args:
         name: Name of the Optuna study without the study's id.
@@ -89,7 +99,7 @@ class Proposals:
         name: str,
         groups: Sequence[Group],
         config: Config,
-        storage: optuna.storages.BaseStorage,
+        storage: optuna.storages.RDBStorage,
         study_id: str,
         labelled: Mapping[int, float],
     ) -> None:
@@ -99,37 +109,31 @@ class Proposals:
         self._pareto = config.study.mode == "pareto"
         space = search_space(self.method, config.search.space, config.train)
         self._space = _with_shots(space, self.shots) if self._pareto else space
-        self._directions = [StudyDirection.MAXIMIZE, *([StudyDirection.MINIMIZE] * self._pareto)]
-        self._storage = storage
-        self._record = optuna.create_study(
-            storage=storage,
-            study_name=f"{study_id}/{name}",
-            directions=self._directions,
-            # proposes nothing: the copy in memory does
-            sampler=optuna.samplers.RandomSampler(),
-            load_if_exists=True,
-        )
-        for key, value in ((METHOD, self.method), (SHOTS, None if self._pareto else self.shots[0])):
-            self._record.set_user_attr(key, value)
-        recorded = self._record.get_trials(deepcopy=False)
-        self._memory = self._copy(recorded)
-        self._ids = {trial.number: trial._trial_id for trial in recorded}
+        directions = [StudyDirection.MAXIMIZE, *([StudyDirection.MINIMIZE] * self._pareto)]
+        facts = {METHOD: self.method, SHOTS: None if self._pareto else self.shots[0]}
+        self._record = Record(storage, f"{study_id}/{name}", directions, facts)
+        self.trials: list[FrozenTrial] = self._record.trials()
+        """All trials so far, by number."""
+        search, evolves = config.search, config.search.sampler == "nsga2"
+        self._parents = Parents(search.startup_trials) if evolves else None
+        self._memory = Memory(directions, learned_from(search.sampler), self._parents)
+        self._judged, self._judged_to = Judged(search.pruning), 0
         # setting -> number of the first trial that had it
         self._first: dict[str, int] = {}
-        for trial in recorded:
+        for trial in self.trials:
             self._first.setdefault(_identity(trial.params), trial.number)
-        self._known = self._known_settings()
-        self._grid = (
-            grid(self._space, vars(config.search.space), derive_seed(config.study.seed, name))
-            if config.search.sampler == "grid"
+        self._known = deque(self._known_settings())
+        settings = (
+            grid(self._space, vars(search.space), derive_seed(config.study.seed, name))
+            if search.sampler == "grid"
             else []
         )
+        self._grid_size = len(settings)
+        # what is left of it; a dictionary would look for its first entry among all that are gone
+        self._grid = OrderedDict((_identity(setting), setting) for setting in settings)
+        for known in self._first:
+            self._grid.pop(known, None)
         self._complete_batch()
-
-    @property
-    def trials(self) -> list[FrozenTrial]:
-        """All trials so far, by number."""
-        return self._memory.get_trials(deepcopy=False)
 
     def unfinished(self) -> list[Suggestion]:
         """Trials that were proposed but have no end: those that a kill interrupted."""
@@ -143,26 +147,27 @@ class Proposals:
         """Why nothing more is to be proposed, or None; asked when no trial is under way."""
         if not self.remaining():
             return f"search.trials: all {self._config.search.trials} were proposed"
-        size = len(self._grid) or setting_count(self._space)
-        tried = self._grid_left() == 0 if self._grid else len(self._first) >= (size or math.inf)
+        size = self._grid_size or setting_count(self._space)
+        tried = not self._grid if self._grid_size else len(self._first) >= (size or math.inf)
         if tried:
             return f"all {size} settings of the space were tried"
         least = self._config.search.budget.min_gain
-        complete = sum(trial.state is TrialState.COMPLETE for trial in self.trials)
-        if least and complete >= 2 * max(4, self._config.search.startup_trials):
-            gain = expected_gain(self.trials, self._seed(len(self.trials)))
+        if not least:
+            return None
+        complete = [trial for trial in self.trials if trial.state is TrialState.COMPLETE]
+        if len(complete) >= 2 * max(4, self._config.search.startup_trials):
+            # as many as its own Gaussian process can take
+            looked_at = best_and_latest(complete, learned_from("gp"))
+            gain = expected_gain(looked_at, self._seed(len(self.trials)))
             if gain <= least:
                 return f"search.budget.min_gain: at most {gain:.4f} more is expected"
         return None
 
     def propose(self, count: int) -> list[Suggestion]:
         """Propose some trials that do not know of each other, and write them down."""
-        if self._config.search.sampler == "nsga2":
-            # it keeps its parents in the study, which a search that goes on would not have
-            self._memory = self._copy(self.trials)
-        if self._grid:
+        if self._grid_size:
             known = sum(not self._was_tried(setting) for setting in self._known)
-            count = min(count, known + self._grid_left())
+            count = min(count, known + len(self._grid))
         batch = len(self.trials)
         return self._add(range(batch, batch + count), batch, count)
 
@@ -174,26 +179,11 @@ class Proposals:
             self._add(range(len(trials), batch + count), batch, count)
 
     def _add(self, numbers: range, batch: int, together: int) -> list[Suggestion]:
+        self._memory.begin(self.trials, batch)
         # all of them before any is written: none may learn that another one runs
-        proposed = [self._ask(number) for number in numbers]
-        for number, trial in zip(numbers, proposed, strict=True):
-            frozen = create_trial(
-                state=TrialState.RUNNING,
-                params=trial.params,
-                distributions=trial.distributions,
-                user_attrs={
-                    _BATCH: batch,
-                    _TOGETHER: together,
-                    LABELLED: self._cost(trial.params),
-                },
-                system_attrs=trial.system_attrs,
-            )
-            self._record.add_trial(frozen)
-            self._ids[number] = self._storage.get_trial_id_from_study_id_trial_number(
-                self._record._study_id, number
-            )
-            for name, value in frozen.user_attrs.items():
-                self._memory._storage.set_trial_user_attr(trial._trial_id, name, value)
+        proposed = [self._ask(number, batch, together) for number in numbers]
+        for trial in proposed:
+            self._record.add(trial)
         return [self._suggestion(trial) for trial in proposed]
 
     def enqueue(self, setting: Mapping[str, Any]) -> None:
@@ -203,14 +193,16 @@ class Proposals:
 
     def twin(self, trial: Suggestion) -> FrozenTrial | None:
         """An earlier trial of the same setting that has ended or runs, or None."""
-        trials = self.trials
-        first = self._first[_identity(trials[trial.number].params)]
-        return trials[first] if first < trial.number else None
+        first = self._first[_identity(self.trials[trial.number].params)]
+        return self.trials[first] if first < trial.number else None
 
     def rules(self, trial: Suggestion, epochs: int) -> Rules:
         """What a trial must reach to go on, by those that had ended when it was proposed."""
         batch = self.trials[trial.number].user_attrs[_BATCH]
-        return rules(self._config.search.pruning, epochs, self.trials[:batch])
+        for before in self.trials[self._judged_to : batch]:
+            self._judged.add(before)
+        self._judged_to = batch
+        return self._judged.rules(epochs)
 
     def repeat(self, trial: Suggestion, twin: FrozenTrial) -> tuple[State, float | None]:
         """Tell a trial what an equal one before it has shown, without running it."""
@@ -259,12 +251,6 @@ class Proposals:
         """The documented defaults inside the space, without K."""
         return {name: v for name, v in self._space.default.items() if name != SHOTS}
 
-    def _copy(self, trials: Sequence[FrozenTrial]) -> optuna.Study:
-        """A study in memory with this history."""
-        study = optuna.create_study(directions=self._directions)
-        study.add_trials(trials)
-        return study
-
     def _known_settings(self) -> list[dict[str, Any]]:
         """What is tried before anything is sampled: the defaults, then what the user named."""
         known: list[dict[str, Any]] = []
@@ -281,35 +267,45 @@ class Proposals:
             known.append({name: value for name, value in entry.items() if name in names})
         return known
 
-    def _ask(self, number: int) -> FrozenTrial:
-        """Add a proposal to the copy in memory."""
-        study, search = self._memory, self._config.search
-        seed = self._seed(number)
-        study.sampler = learning_sampler(search, seed)
+    def _ask(self, number: int, batch: int, together: int) -> FrozenTrial:
+        """Make a proposal."""
+        search, seed = self._config.search, self._seed(number)
         setting = self._first_untried()
         if setting is None and search.sampler in EVEN:
             if search.sampler == "sobol":
                 # one sequence for the whole study: places in it follow the trials
                 setting = sobol(self._space, number, self._seed(0))
             else:
-                setting = next(s for s in self._grid if _identity(s) not in self._first)
+                setting = next(iter(self._grid.values()))
         if setting is not None:
-            study.enqueue_trial(setting)
-        trial = study.ask()
+            self._memory.enqueue(setting)
+        sampler = learning_sampler(search, seed, self._parents, first=number == batch)
+        asking = self._memory.ask(number, sampler)
         values: dict[str, Any] = {}
         for name, distribution in self._space.distributions.items():
             if self._space.active(name, values):
-                values[name] = _suggest(trial, name, distribution)
+                values[name] = _suggest(asking, name, distribution)
         # as Optuna keeps them: a whole number given for a range of floats is a float there
-        asked = self.trials[number]
-        self._first.setdefault(_identity(asked.params), number)
-        return asked
+        asked = self._memory.asked(number)
+        identity = _identity(asked.params)
+        self._first.setdefault(identity, number)
+        self._grid.pop(identity, None)
+        trial = create_trial(
+            state=TrialState.RUNNING,
+            params=asked.params,
+            distributions=asked.distributions,
+            user_attrs={_BATCH: batch, _TOGETHER: together, LABELLED: self._cost(asked.params)},
+            system_attrs=asked.system_attrs,
+        )
+        trial.number, trial.datetime_start = number, datetime.now()
+        self.trials.append(trial)
+        return trial
 
     def _first_untried(self) -> dict[str, Any] | None:
-        return next((setting for setting in self._known if not self._was_tried(setting)), None)
-
-    def _grid_left(self) -> int:
-        return sum(_identity(setting) not in self._first for setting in self._grid)
+        # what was tried once stays so
+        while self._known and self._was_tried(self._known[0]):
+            self._known.popleft()
+        return self._known[0] if self._known else None
 
     def _was_tried(self, setting: Mapping[str, Any]) -> bool:
         """Whether some trial has these values; a setting may name a part of them only."""
@@ -344,25 +340,18 @@ class Proposals:
         rungs: Mapping[int, float],
     ) -> None:
         told_cause = {} if cause is None else {CAUSE: cause}
-        self._set(number, {**attributes, **told_cause}, rungs)
-        told: dict[str, Any] = {"state": _TELL[state]} if state in _TELL else {}
+        values = None
         if state == "complete":
             assert value is not None
             cost = self._cost(self.trials[number].params)
-            told = {"values": [value, cost] if self._pareto else value}
-        for study in (self._memory, self._record):
-            study.tell(number, **told)
-
-    def _set(self, number: int, attributes: Mapping[str, Any], rungs: Mapping[int, float]) -> None:
-        places = (
-            (self._memory._storage, self.trials[number]._trial_id),
-            (self._storage, self._ids[number]),
-        )
-        for storage, trial_id in places:
-            for step, value in rungs.items():
-                storage.set_trial_intermediate_value(trial_id, step, value)
-            for name, value in attributes.items():
-                storage.set_trial_user_attr(trial_id, name, value)
+            values = [value, cost] if self._pareto else [value]
+        remembered = self._memory.end(number, _TELL[state], values, rungs)
+        trial = self.trials[number]
+        trial.state, trial.values = remembered.state, remembered.values
+        trial.intermediate_values = dict(rungs)
+        trial.datetime_complete = datetime.now()
+        trial.user_attrs = {**trial.user_attrs, **attributes, **told_cause}
+        self._record.end(trial, {**attributes, **told_cause}, rungs)
 
 
 def _with_shots(space: Space, shots: Sequence[int]) -> Space:

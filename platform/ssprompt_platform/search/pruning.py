@@ -7,6 +7,8 @@ the same decisions again: the rungs are the intermediate values in Optuna's stor
 
 from __future__ import annotations
 
+import bisect
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +71,50 @@ class Rules:
 NO_RULES = Rules({})
 
 
+class Judged:
+    """What ended trials of a study ask of later ones; a further trial costs no look at all others.
+
+    Args:
+        config: The ``search.pruning`` group.
+    """
+
+    def __init__(self, config: PruningConfig) -> None:
+        self._config = config
+        # of each rung the values there, from the least on
+        self._values: dict[int, list[float]] = {}
+        self._best: FrozenTrial | None = None
+
+    def add(self, trial: FrozenTrial) -> None:
+        """Count a trial that has ended; they are counted by their numbers."""
+        attributes = trial.user_attrs
+        # a failed trial is no rival, and a repeated one is the same rival again
+        if trial.state is not TrialState.FAIL and "duplicate_of" not in attributes:
+            for rung, value in trial.intermediate_values.items():
+                # what is no number can be ordered as the least one only
+                known = -math.inf if math.isnan(value) else value
+                bisect.insort(self._values.setdefault(rung, []), known)
+        if trial.state is TrialState.COMPLETE and "scores" in attributes:
+            best = self._best
+            if best is None or trial.values[0] > best.values[0]:
+                self._best = trial
+
+    def rules(self, epochs: int) -> Rules:
+        """What a trial whose fits have so many epochs must reach to go on."""
+        config = self._config
+        if config.over == "epochs":
+            return Rules({rung: self._least(rung) for rung in rungs(config, epochs)})
+        if config.over == "draws" and self._best is not None:
+            return Rules({}, tuple(self._best.user_attrs["scores"]), config.p)
+        return NO_RULES
+
+    def _least(self, rung: int) -> float | None:
+        """What to reach: the best 1 in ``factor`` of those that got there, this trial included."""
+        values = self._values.get(rung, [])
+        places = max(1, (len(values) + 1) // self._config.factor)
+        least = values[-places] if len(values) >= places else -math.inf
+        return least if least > -math.inf else None
+
+
 def rules(config: PruningConfig, epochs: int, before: Sequence[FrozenTrial]) -> Rules:
     """What a trial must reach, given the trials of its study that ended before it was proposed.
 
@@ -77,18 +123,10 @@ def rules(config: PruningConfig, epochs: int, before: Sequence[FrozenTrial]) -> 
         epochs: Epochs of the trial's fits.
         before: Those trials.
     """
-    if config.over == "epochs":
-        return Rules(
-            {rung: _least(config.factor, rung, before) for rung in rungs(config, epochs)},
-        )
-    if config.over == "draws":
-        complete = [
-            t for t in before if t.state is TrialState.COMPLETE and "scores" in t.user_attrs
-        ]
-        if complete:
-            best = max(complete, key=lambda t: (t.values[0], -t.number))
-            return Rules({}, tuple(best.user_attrs["scores"]), config.p)
-    return NO_RULES
+    judged = Judged(config)
+    for trial in before:
+        judged.add(trial)
+    return judged.rules(epochs)
 
 
 def rungs(config: PruningConfig, epochs: int) -> list[int]:
@@ -98,16 +136,3 @@ def rungs(config: PruningConfig, epochs: int) -> list[int]:
         found.append(epoch)
         epoch *= config.factor
     return found
-
-
-def _least(factor: int, rung: int, before: Sequence[FrozenTrial]) -> float | None:
-    """The value to reach: the best 1 in ``factor`` of those that got there, this trial included."""
-    # a failed trial is no rival, and a repeated one is the same rival again
-    rivals = [
-        t for t in before if t.state is not TrialState.FAIL and "duplicate_of" not in t.user_attrs
-    ]
-    values = [t.intermediate_values[rung] for t in rivals if rung in t.intermediate_values]
-    places = max(1, (len(values) + 1) // factor)
-    if len(values) < places:
-        return None
-    return sorted(values, reverse=True)[places - 1]

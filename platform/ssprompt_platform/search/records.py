@@ -88,8 +88,9 @@ def open_storage(database: Path) -> optuna.storages.RDBStorage:
 def read_trials(folder: StudyFolder) -> list[TrialRecord]:
     """Every trial of a study so far, by Optuna study and number; none where there was no search."""
     return [
-        _record(name, study, trial)
+        _record(name, facts, trial)
         for name, study in read_studies(folder).items()
+        for facts in [study.user_attrs]  # a query each time
         for trial in study.get_trials(deepcopy=False)
     ]
 
@@ -111,15 +112,15 @@ def read_studies(folder: StudyFolder) -> dict[str, optuna.Study]:
     }
 
 
-def _record(name: str, study: optuna.Study, trial: FrozenTrial) -> TrialRecord:
+def _record(name: str, facts: Mapping[str, Any], trial: FrozenTrial) -> TrialRecord:
     attributes, params = trial.user_attrs, dict(trial.params)
-    shots = params.pop(SHOTS, None) or study.user_attrs[SHOTS]
+    shots = params.pop(SHOTS, None) or facts[SHOTS]
     duplicate_of = attributes.get(DUPLICATE_OF)
     values = trial.values or [None]
     return TrialRecord(
         study=name,
         number=trial.number,
-        method=study.user_attrs[METHOD],
+        method=facts[METHOD],
         shots=int(shots),
         state=_STATES[trial.state] if duplicate_of is None else "duplicate",
         value=values[0],

@@ -19,20 +19,30 @@ from scipy.stats import qmc
 
 from ssprompt_platform.config.schema import Dimension, SearchConfig
 from ssprompt_platform.search.checks import grid_points
+from ssprompt_platform.search.evolution import Evolution, Parents
 from ssprompt_platform.search.space import Space
 
 EVEN = ("grid", "sobol")
 """Samplers whose proposals depend on the number of the trial alone."""
 
 
-def learning_sampler(config: SearchConfig, seed: int) -> optuna.samplers.BaseSampler:
-    """One of Optuna's samplers, seeded; for those in :data:`EVEN` one that is never asked."""
+def learning_sampler(
+    config: SearchConfig, seed: int, parents: Parents | None = None, first: bool = True
+) -> optuna.samplers.BaseSampler:
+    """One of Optuna's samplers, seeded; for those in :data:`EVEN` one that is never asked.
+
+    Args:
+        config: The ``search`` group.
+        seed: Of this proposal.
+        parents: Of the generations so far, where the sampler has some.
+        first: Whether the proposal is the first one of its batch.
+    """
     if config.sampler == "tpe":
         return optuna.samplers.TPESampler(seed=seed, n_startup_trials=config.startup_trials)
     if config.sampler == "gp":
         return optuna.samplers.GPSampler(seed=seed, n_startup_trials=config.startup_trials)
-    if config.sampler == "nsga2":
-        return optuna.samplers.NSGAIISampler(seed=seed, population_size=config.startup_trials)
+    if parents is not None:
+        return Evolution(parents, config.startup_trials, seed, first)
     return optuna.samplers.RandomSampler(seed=seed)
 
 

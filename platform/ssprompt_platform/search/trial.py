@@ -176,7 +176,8 @@ class _Trial:
                     progress.rungs.append((len(progress.scores), mean))
                 if self._task.rules.beaten_over(progress.scores):
                     raise _BeatenError
-                self._save(None)
+                if draw + 1 < self._work.draws:  # the end of the trial is kept at once
+                    self._save(None)
         except _BeatenError:
             self._end("pruned", progress.rungs[-1][1], None)
         except StorageError:

@@ -16,7 +16,7 @@ from ssprompt_platform.tracking.experiment import experiment_id
 from ssprompt_platform.tracking.faults import kind_of, why
 from ssprompt_platform.tracking.files import KINDS as FILES
 from ssprompt_platform.tracking.files import Files
-from ssprompt_platform.tracking.journal import NAME, Line, header, read
+from ssprompt_platform.tracking.journal import NAME, Line, header, of_runs, read, settle
 from ssprompt_platform.tracking.runs import Identity, Runs
 from ssprompt_platform.tracking.state import Lane, Sent
 from ssprompt_platform.tracking.target import Target
@@ -28,7 +28,11 @@ REFUSED = "refused.jsonl"
 VALUES = frozenset({"session", "run", "metrics", "tags", "end"})
 _HEADER = "journal"
 _LOCK = ".sending"
-_MOST = 500
+_MOST = 5000
+"""Events that are read together. Where MLflow is slower than the study, more wait, and a run's go
+in one request."""
+_MOST_RUNS = 128
+"""Runs that are told together: until all of them are, nothing counts as told."""
 _TRIES = 8
 """Of an event of which MLflow says neither that it is wrong nor that it may work later."""
 _LONGEST_PAUSE = 30.0
@@ -91,6 +95,7 @@ class Delivery:
         self._new_from = new_from
         self._refusal: Callable[[str, str], None] = lambda what, reason: None
         self._values, self._files = _Way("values"), _Way("files")
+        self._ahead: list[Line] = []
         self._lock: int | None = None
         self._sent: Sent | None = None
         self._runs: Runs | None = None
@@ -231,7 +236,7 @@ class Delivery:
             return False
         if any(line.event and line.event["event"] == "run" for line in lines):
             # after a power cut, too, the journal names every run that was made
-            _settle(self._journal)
+            settle(self._journal)
         self._apply(lines)
         self._at = max([self._at, *(line.event["at"] for line in lines if line.event)])
         self._sent.advance(way.lane, lines[-1].end, self._at)
@@ -268,22 +273,29 @@ class Delivery:
         assert self._sent is not None
         assert self._store is not None
         way, end = self._files, self._values.position
-        lines = [line for line in self._next(way) if line.end <= end]
+        if not self._ahead or self._ahead[0].begin != way.position:
+            self._ahead = self._next(way)
+        lines = [line for line in self._ahead if line.end <= end]
         if not lines:
             return False
-        for line in lines:
+        for number, line in enumerate(lines):
             event = line.event
             if event is not None and event["event"] in FILES:
                 self._store.apply(event)
                 self._sent.advance(way.lane, line.end, self._at)
                 way.position = line.end
+                # what was read is not read again for each of its files
+                self._ahead = self._ahead[number + 1 :]
                 return True
         self._sent.advance(way.lane, lines[-1].end, self._at)
         way.position = lines[-1].end
         return True
 
     def _next(self, way: _Way) -> list[Line]:
-        return read(self._journal, way.position, 1 if way.position < way.single else _MOST)
+        if way.position < way.single:
+            return read(self._journal, way.position, 1)
+        lines = read(self._journal, way.position, _MOST)
+        return lines if way is self._files else of_runs(lines, _MOST_RUNS)
 
     def _failed(self, way: _Way, error: Exception) -> bool:
         """Wait, or set the event aside; returns whether the lane got on by that."""
@@ -353,14 +365,6 @@ def waiting(journal: Path, values: int, files: int) -> int:
         )
         end = lines[-1].end
     return found
-
-
-def _settle(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _worked(way: _Way) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -82,9 +83,11 @@ class Files:
 
     def _trial(self, run_id: str, event: Mapping[str, Any]) -> None:
         """Configuration and split of a trial, from what its study has of them."""
-        text = self._shared(event["config"]) + event["text"]
-        self._client.log_text(run_id, text, CONFIG)
-        self._client.log_text(run_id, self._shared(event["split"]), SPLIT)
+        config, split = self._shared(event["config"]), self._shared(event["split"])
+        with tempfile.TemporaryDirectory(prefix="ssprompt-") as folder:
+            (Path(folder) / CONFIG).write_text(config + event["text"])
+            (Path(folder) / SPLIT).write_text(split)
+            self._client.log_artifacts(run_id, folder)
 
     def _shared(self, name: str) -> str:
         try:

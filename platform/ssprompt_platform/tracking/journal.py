@@ -107,6 +107,25 @@ def read(path: Path, begin: int, most: int, longest: int = 1 << 20) -> list[Line
     return lines
 
 
+def of_runs(lines: list[Line], most: int) -> list[Line]:
+    """The first lines, as many as are of so many runs."""
+    keys: set[object] = set()
+    for number_, line in enumerate(lines):
+        keys.add((line.event or {}).get("key"))
+        if len(keys) > most:
+            return lines[:number_]
+    return lines
+
+
+def settle(path: Path) -> None:
+    """Wait until the disk has all that was written."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def header(path: Path) -> dict[str, Any] | None:
     """The first event of a journal; None where there is none."""
     if not path.is_file():

@@ -55,9 +55,11 @@ def test_gpu_hours_are_those_of_the_trials_times_their_gpus(tmp_path: Path) -> N
     budget = Budget(BudgetConfig(gpu_hours=0.5), tmp_path / "spent.json", gpus=2.0)
     budget.used(600)
     assert budget.exhausted() is None
+    budget.save()
     again = Budget(BudgetConfig(gpu_hours=0.5), tmp_path / "spent.json", gpus=2.0)
     again.used(300)
     assert again.exhausted() == "search.budget.gpu_hours: 0.5 GPU-hours are used"
+    again.save()
     assert read_json(tmp_path / "spent.json")["gpu_hours"] == pytest.approx(0.5)
 
 
