@@ -11,8 +11,7 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
@@ -66,10 +65,6 @@ class Problem:
         return build_model("ssprompt", MethodSettings(), self.segmenter, self.texts, seed=0)
 
 
-_COMPILED = "small SAM"
-"""The one problem that is compiled as well: it takes about a minute."""
-
-
 def measure(quick: bool) -> Part:
     """The table."""
     _keep_freed_memory()
@@ -86,7 +81,7 @@ def measure(quick: bool) -> Part:
                 count,
                 rounds,
                 steps,
-                compiled=not quick and count == 1 and problem.name == _COMPILED,
+                compiled=not quick and count == 1 and problem.name == "small SAM",
             )
             rows += found
             notes.append(note)
@@ -274,19 +269,15 @@ def prepared(problem: Problem) -> Step:
     return loop.step
 
 
-@contextmanager
-def _torch_operations() -> Iterator[None]:
-    before, kernels.ENABLED = kernels.ENABLED, False
-    try:
-        yield
-    finally:
-        kernels.ENABLED = before
-
-
 def _plain(step: Step) -> Step:
+    """A step without the CPU's own kernels."""
+
     def plain() -> object:
-        with _torch_operations():
+        kernels.ENABLED = False
+        try:
             return step()
+        finally:
+            kernels.ENABLED = True
 
     return plain
 
