@@ -1,4 +1,4 @@
-"""What a trial costs beyond its training: ways to run trials on Ray, with a trial that does nothing.
+"""What a trial costs beyond its training: ways to run a trial that does nothing on Ray.
 
 python -m benchmarks.parts.trial_overhead [--quick]
 """
@@ -64,7 +64,9 @@ def measure(quick: bool) -> Part:
         ),
         columns=["way", "trials", "seconds a trial", "beyond the bare loop", "what is kept"],
         rows=rows,
-        notes=["A state of 4 kB is kept after every epoch, of a real trial every fifth by default."],
+        notes=[
+            "A state of 4 kB is kept after every epoch, of a real trial every fifth by default."
+        ],
     )
 
 
