@@ -21,7 +21,7 @@ from benchmarks.parts.part import Part, run_part
 _TESTS = Path(__file__).resolve().parents[2] / "tests"
 _SIDE_BY_SIDE = 16
 _TOLD = 500
-"""Trials of the studies in which MLflow is told too: what it costs does not depend on their number."""
+"""Trials of which MLflow is told: what each costs does not depend on their number."""
 
 
 @dataclass(frozen=True)
