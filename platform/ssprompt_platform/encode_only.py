@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from ssprompt_platform.encoded import Encoded, missing_images
-from ssprompt_platform.prepare import prepare_checked
+from ssprompt_platform.config import load_config
 from ssprompt_platform.progress import Progress
+
+if TYPE_CHECKING:
+    from ssprompt_platform.encoded import Encoded
 
 
 def encode_study(arguments: Sequence[str], studies: Path, console: Console) -> Encoded:
@@ -33,7 +36,12 @@ def encode_study(arguments: Sequence[str], studies: Path, console: Console) -> E
     """
     progress = Progress(console)
     with progress.timed("prepare"):
-        prepared = prepare_checked(arguments, studies)
+        config = load_config(arguments, studies)
+        # words are wrong more often than anything else, and these take seconds to import
+        from ssprompt_platform.encoded import Encoded, missing_images
+        from ssprompt_platform.prepare import prepare_checked
+
+        prepared = prepare_checked(config)
     train, images = prepared.config.train, prepared.plan.image_ids()
     if prepared.config.study.dry_run:
         missing = len(missing_images(prepared.dataset, images, prepared.store))

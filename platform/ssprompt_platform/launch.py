@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ssprompt_platform.config import load_config
+from ssprompt_platform.progress import Progress
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -32,12 +35,13 @@ def run_study(arguments: Sequence[str], studies: Path, console: Console) -> Stud
         IncompleteStudyError: It ended, but some of it failed.
         StoppedStudyError: It was stopped and can be continued.
     """
-    from ssprompt_platform.prepare import describe, prepare_checked
-    from ssprompt_platform.progress import Progress
-
     progress = Progress(console)
     with progress.timed("prepare"):
-        prepared = prepare_checked(arguments, studies)
+        config = load_config(arguments, studies)
+        # words are wrong more often than anything else, and these take seconds to import
+        from ssprompt_platform.prepare import describe, prepare_checked
+
+        prepared = prepare_checked(config)
     if prepared.config.study.dry_run:
         describe(prepared, console)
         return prepared.folder
@@ -57,11 +61,11 @@ def explain_study(arguments: Sequence[str], studies: Path, console: Console) -> 
     Raises:
         UserError: An input is wrong.
     """
-    from ssprompt_platform.config import load_config
+    # as a dry run, which writes nothing
+    config = load_config([*arguments, "study.dry_run=true"], studies)
     from ssprompt_platform.explain import explain
     from ssprompt_platform.prepare import prepare
     from ssprompt_platform.sentences import tell
 
-    # as a dry run, which writes nothing
-    for line in explain(prepare(load_config([*arguments, "study.dry_run=true"], studies))):
+    for line in explain(prepare(config)):
         tell(console, line)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console
 
@@ -12,7 +10,6 @@ from ssprompt_core.errors import UserError
 from ssprompt_core.models.official import check_official
 from ssprompt_core.text.classes import ClassTexts
 from ssprompt_platform.cluster import local_machine, resolve_resources
-from ssprompt_platform.config import load_config
 from ssprompt_platform.config.schema import Config
 from ssprompt_platform.data_lock import DataLock
 from ssprompt_platform.doctor import check_storage
@@ -54,17 +51,12 @@ class Prepared:
     fingerprints: dict[str, str]
 
 
-def prepare_checked(arguments: Sequence[str], studies: Path) -> Prepared:
-    """Read a study's words, see that its storage works, and check all inputs.
-
-    Args:
-        arguments: ``study=<name or path>`` and ``group.key=value`` words.
-        studies: Folder of the named study files.
+def prepare_checked(config: Config) -> Prepared:
+    """See that a study's storage works, and check all inputs.
 
     Raises:
         UserError: Something is wrong, the storage included; nothing was written.
     """
-    config = load_config(arguments, studies)
     try:
         if not config.study.dry_run:
             check_storage(storage_root(config.storage.root))

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 
 from ssprompt_core.models.frozen import Images, take_images
@@ -26,7 +25,7 @@ def padded_frame(height: int, width: int, image_size: int, grid_size: int) -> tu
         grid_size: Side of the embedding; the logits have ``4 * grid_size`` rows and columns.
     """
     scale = 4 * grid_size / image_size
-    resized = ResizeLongestSide.get_preprocess_shape(height, width, image_size)
+    resized = _resized(height, width, image_size)
     rows, columns = (max(1, math.ceil(side * scale - 0.5)) for side in resized)
     return rows, columns
 
@@ -43,9 +42,18 @@ def upscale_padded(logits_BCyx: Tensor, height: int, width: int, image_size: int
     Returns:
         ``[B, C, height, width]``.
     """
-    rows, columns = ResizeLongestSide.get_preprocess_shape(height, width, image_size)
+    rows, columns = _resized(height, width, image_size)
     logits_BCSS = resize(logits_BCyx, (image_size, image_size))
     return resize(logits_BCSS[..., :rows, :columns], (height, width))
+
+
+def _resized(height: int, width: int, image_size: int) -> tuple[int, int]:
+    """Rows and columns of an image whose longest side is resized."""
+    # here, since torchvision comes with it, which --help and mistakes in words need not wait for
+    from segment_anything.utils.transforms import ResizeLongestSide
+
+    rows, columns = ResizeLongestSide.get_preprocess_shape(height, width, image_size)
+    return rows, columns
 
 
 def resize(x_BCyx: Tensor, size: tuple[int, int]) -> Tensor:

@@ -168,6 +168,11 @@ class Loop:
             return False
         return self._optimiser.epoch < self.settings.epochs
 
+    @property
+    def images_per_step(self) -> int:
+        """Images of a step, fewer than asked for where there are no more."""
+        return min(self.settings.batch_size, len(self._labels_nS44))
+
     def begin_epoch(self) -> None:
         """Forget the losses of the last epoch."""
         self._total = torch.zeros((), dtype=torch.float64, device=self._device)
@@ -260,7 +265,7 @@ class Loop:
         """Images and cells of the next step, from the fit's own random numbers."""
         generator = self.optimiser.generator
         images = torch.randperm(len(self._labels_nS44), generator=generator)
-        images = images[: self.settings.batch_size]
+        images = images[: self.images_per_step]
         count = self.settings.cells or len(self._cells)
         chosen = torch.randperm(len(self._cells), generator=generator)[:count]
         cells_P = self._cells[chosen].sort().values

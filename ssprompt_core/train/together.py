@@ -90,21 +90,23 @@ def _kinship(loop: Loop) -> Hashable:
 def _epoch(loops: Sequence[Loop]) -> None:
     for loop in loops:
         loop.begin_epoch()
-    # as many images at once as one fit would take: that bounds the memory
-    at_once = loops[0].micro_batch
+    # no more images at once than one fit would take bounds the memory; a batch that is cut already
+    # is not cut further: shares of several cost as much as the same of one
+    images = max(loop.images_per_step for loop in loops)
+    at_once = max(1, loops[0].micro_batch // images)
     parts = [loops[i : i + at_once] for i in range(0, len(loops), at_once)]
     for _ in range(loops[0].settings.steps_per_epoch):
         for part in parts:
             if len(part) == 1:
                 part[0].count(part[0].step())
             else:
-                _step(part, at_once // len(part))
+                _step(part)
     for loop in loops:
         loop.end_epoch()
 
 
-def _step(loops: Sequence[Loop], images_at_once: int) -> None:
-    """One optimiser step of each fit; ``images_at_once`` of each have a gradient at once."""
+def _step(loops: Sequence[Loop]) -> None:
+    """One optimiser step of each fit."""
     device = loops[0].settings.device
     num_classes = loops[0].model.num_classes
     draws = [loop.draw() for loop in loops]
@@ -115,18 +117,11 @@ def _step(loops: Sequence[Loop], images_at_once: int) -> None:
     )
     images_GB, cells_GP, labels_GBX = _aligned(draws)
     cells_GP, labels_GBX = cells_GP.to(device), labels_GBX.to(device)
-    loss_G = torch.zeros(len(loops), device=device)
     for loop in loops:
         loop.optimiser.zero_grad()
-    for images_Gb, labels_GbX in zip(
-        torch.split(images_GB, images_at_once, dim=1),
-        torch.split(labels_GBX, images_at_once, dim=1),
-        strict=True,
-    ):
-        share_G = _losses(loops, images_Gb, cells_GP, labels_GbX, totals_G)
-        _backward(loops, share_G)
-        loss_G += share_G.detach()
-    for loop, loss in zip(loops, loss_G, strict=True):
+    loss_G = _losses(loops, images_GB, cells_GP, labels_GBX, totals_G)
+    _backward(loops, loss_G)
+    for loop, loss in zip(loops, loss_G.detach(), strict=True):
         penalty = loop.model.penalty()
         if penalty is not None:
             loop.optimiser.backward(penalty)

@@ -28,20 +28,31 @@ print(json.dumps({"code": code, "names": names}), file=sys.stderr)
 """
 
 
-def imported(folder: Path, *words: str) -> set[str]:
-    """Top-level packages that a job has imported when it ends; it must end well."""
+def imported(folder: Path, *words: str, code: int = 0) -> set[str]:
+    """Top-level packages that a job has imported when it ends, with this exit code."""
     ended = subprocess.run(
         [sys.executable, "-c", IMPORTED, *words], cwd=folder, capture_output=True, text=True
     )
     told = json.loads(ended.stderr.splitlines()[-1])
-    assert not told["code"], ended.stderr
-    assert ended.stdout
+    assert (told["code"] or 0) == code, ended.stderr
+    assert ended.stdout or code
     return set(told["names"])
 
 
 @pytest.mark.parametrize("job", JOBS)
 def test_help_imports_nothing_that_takes_long(tmp_path: Path, job: str) -> None:
     assert not imported(tmp_path, str(ROOT / "jobs" / job), "--help") & HELP
+
+
+@pytest.mark.parametrize("job", ["tune_shots.py", "encode.py"])
+def test_a_mistake_in_the_words_is_told_before_models_are_imported(
+    tmp_path: Path, job: str
+) -> None:
+    path = str(ROOT / "jobs" / job)
+    assert not imported(tmp_path, path, "serch.trials=1", code=2) & HELP
+    # what a method is, and what Optuna can search, is known to these two
+    checked = imported(tmp_path, path, "study.methods=[spam]", code=2)
+    assert checked & HELP <= {"numpy", "optuna", "torch"}
 
 
 def test_a_dry_run_on_a_disk_imports_neither_ray_nor_what_reports_and_buckets_need(

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_fits import small_bench
+from small_fits import close, small_bench
 
 from ssprompt_core.models.sam import SamSegmenter
 from ssprompt_core.train.state import TrainState
@@ -70,18 +70,6 @@ def shared(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(SamSegmenter, "decode_groups", watched)
     return counts
-
-
-def close(found: Any, expected: Any) -> bool:
-    """Equal but for rounding, all the way down."""
-    if isinstance(expected, dict):
-        return found.keys() == expected.keys() and all(close(found[k], expected[k]) for k in found)
-    if isinstance(expected, list):
-        return len(found) == len(expected) and all(map(close, found, expected))
-    if isinstance(expected, float):
-        # a pixel that changes its class by rounding moves an IoU a little
-        return bool(found == pytest.approx(expected, rel=1e-3, abs=1e-3))
-    return bool(found == expected)
 
 
 def assert_as_alone(tools: FinalBench, alone: FinalBench, key: FitKey) -> None:
