@@ -22,7 +22,7 @@ def test_a_study_of_many_trials_starts_a_process_for_each_slot(tmp_path: Path) -
         [sys.executable, str(ROOT / "tests" / "planted_driver.py"), str(tmp_path), "0.0"],
         check=True,
         env={**os.environ, "PYTHONPATH": f"{ROOT / 'tests'}{os.pathsep}{ROOT / 'platform'}"},
-        timeout=240,
+        timeout=600,
     )
     processes = (tmp_path / "processes").read_text().split()
     assert len(processes) == len(METHODS) * len(SHOTS) * TRIALS * DRAWS * EPOCHS
