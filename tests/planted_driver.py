@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -13,6 +15,7 @@ from ssprompt_platform.config.schema import Config
 from ssprompt_platform.live import SearchView
 from ssprompt_platform.search.grouped import GroupedSearch
 from ssprompt_platform.search.records import read_trials
+from ssprompt_platform.search.trial import TrialTask
 from ssprompt_platform.search.tuning import in_actors, run_search
 from ssprompt_platform.storage import StudyFolder
 from ssprompt_platform.tracking import Tracker, target_of
@@ -27,8 +30,20 @@ def search_of(folder: StudyFolder) -> GroupedSearch:
     return searcher(folder, config, planted_plan(METHODS, SHOTS, DRAWS))
 
 
+@dataclass(frozen=True)
+class Processes:
+    """Notes in which processes epochs were run; called as a fault that never comes."""
+
+    root: Path
+
+    def __call__(self, task: TrialTask, epoch: int) -> None:
+        with (self.root / "processes").open("a") as file:
+            file.write(f"{os.getpid()}\n")
+
+
 def work_of(root: Path, pause: float) -> PlantedWork:
-    return PlantedWork(root / "log", number_of_draws=DRAWS, pause=pause)
+    noted = Processes(root)
+    return PlantedWork(root / "log", number_of_draws=DRAWS, pause=pause, fault=noted)
 
 
 def main(root: Path, pause: float) -> None:

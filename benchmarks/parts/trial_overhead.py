@@ -1,4 +1,4 @@
-"""What a trial costs beyond its training: ways to run trials on Ray, with a trial that does nothing.
+"""What a trial costs beyond its training: ways to run a trial that does nothing on Ray.
 
 python -m benchmarks.parts.trial_overhead [--quick]
 """
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import ray.train.torch
 from ray import tune
 
 from benchmarks.parts.noop import NoWork, Times, config, searcher, tracked
@@ -50,9 +49,6 @@ def measure(quick: bool) -> Part:
                 ("warm pool (ray.util.ActorPool), no search", many, pool, "checkpoints"),
                 ("Tune function, a process a trial", few, plain, "checkpoints"),
             ]
-            if not quick:
-                trained = _torch_trainer(root / "train", 2)
-                ways.append(("Tune function that starts a TorchTrainer", 2, trained, "metrics"))
         for way, trials, seconds_each, keeps in ways:
             rows.append([way, trials, seconds_each, max(0.0, seconds_each - bare), keeps])
     return Part(
@@ -60,11 +56,13 @@ def measure(quick: bool) -> Part:
         question=(
             "Trials of three epochs that compute nothing, one after the other on one slot: wall "
             "seconds a trial in the steady state (without the first quarter, in which processes "
-            "start; the mean of two for a TorchTrainer), and what that is beyond the bare loop."
+            "start), and what that is beyond the bare loop."
         ),
         columns=["way", "trials", "seconds a trial", "beyond the bare loop", "what is kept"],
         rows=rows,
-        notes=["A state of 4 kB is kept after every epoch, of a real trial every fifth by default."],
+        notes=[
+            "A state of 4 kB is kept after every epoch, of a real trial every fifth by default."
+        ],
     )
 
 
@@ -133,28 +131,6 @@ def _plain(root: Path, trials: int) -> float:
         _trial(root / "trials", given["number"], tune.report)
 
     return _tuned(root, tune.with_resources(function, {"CPU": 1}), trials)
-
-
-def _torch_trainer(root: Path, trials: int) -> float:
-    def loop(given: dict[str, Any]) -> None:
-        for epoch in range(1, 4):
-            ray.train.report({"epoch": epoch, "loss": 1 / epoch})
-
-    def function(given: dict[str, Any]) -> None:
-        from ray.tune.integration.ray_train import TuneReportCallback
-
-        prepare_environment()
-        run = ray.train.RunConfig(
-            name=f"t{given['number']}", **ray_storage(root), callbacks=[TuneReportCallback()]
-        )
-        scaling = ray.train.ScalingConfig(num_workers=1)
-        result = ray.train.torch.TorchTrainer(loop, scaling_config=scaling, run_config=run).fit()
-        tune.report(result.metrics)
-
-    small = tune.PlacementGroupFactory([{"memory": 1}])
-    begun = time.perf_counter()
-    _tuned(root, tune.with_resources(function, small), trials)
-    return (time.perf_counter() - begun) / trials
 
 
 def _tuned(root: Path, trainable: Any, trials: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Sequence
@@ -34,7 +35,7 @@ class Budget:
         self._seconds = float(used.get("trial_seconds", 0.0))
         self._gpu_hours = float(used.get("gpu_hours", 0.0))
         self._ended_by: dict[str, str] = {}
-        self._begun = self._saved = time.monotonic()
+        self._begun, self._saved = time.monotonic(), -math.inf
 
     @property
     def minutes(self) -> float:

@@ -104,8 +104,8 @@ def test_a_local_disk_is_no_shared_file_system(tmp_path: Path) -> None:
 def test_a_report_shows_a_bounded_number_of_trials_and_the_line_of_the_best_is_true() -> None:
     trials = [
         TrialRecord(
-            "spa-k4", n, "spa", 4, "complete", (n * 7919 % 5000) / 5000, {}, (), {}, 1.0, None, None,
-            3.0, None, None,
+            "spa-k4", n, "spa", 4, "complete", (n * 7919 % 5000) / 5000, {}, (), {}, 1.0,
+            None, None, 3.0, None, None,
         )
         for n in range(5000)
     ]  # fmt: skip
