@@ -47,11 +47,14 @@ def settle(storage: optuna.storages.RDBStorage) -> None:
     Where another process just reads it, it stays as it is: that is as good, but for such places.
     """
     storage.scoped_session.remove()
+    # the format is changed by the only connection there is, or not at all
+    storage.engine.dispose()
     try:
         with storage.engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA journal_mode=DELETE")
-    except sqlalchemy.exc.OperationalError:
-        pass
+    except sqlalchemy.exc.OperationalError as error:
+        if "locked" not in str(error):
+            raise
     storage.engine.dispose()
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.pool import NullPool
 
 from ssprompt_platform.storage import S3Path, StudyFolder, write_whole
 
@@ -81,8 +82,8 @@ class TrialRecord:
 
 
 def open_storage(database: Path) -> optuna.storages.RDBStorage:
-    """The Optuna storage of a study."""
-    return optuna.storages.RDBStorage(f"sqlite:///{database}")
+    """The Optuna storage of a study, to read; it holds no file open between two questions."""
+    return optuna.storages.RDBStorage(f"sqlite:///{database}", {"poolclass": NullPool})
 
 
 def read_trials(folder: StudyFolder) -> list[TrialRecord]:

@@ -59,7 +59,13 @@ def test_a_trial_is_two_transactions(tmp_path: Path) -> None:
 
 def test_the_database_of_a_search_that_ended_is_one_file(tmp_path: Path) -> None:
     folder = run(tmp_path, config(3))
+    # as a study that goes on does: it reads what there is, then searches, then reads again
+    known = read_trials(folder)
+    run(tmp_path, config(4))
+    assert len(read_trials(folder)) == len(known) + 1
     assert [p.name for p in folder.path.glob("optuna.db*")] == ["optuna.db"]
+    # sqlite's versions of the format: 1 keeps no log beside the file, 2 does
+    assert folder.optuna.read_bytes()[18:20] == b"\1\1"
 
 
 def test_what_proposals_look_at_is_bounded_and_the_same_after_a_stop(
