@@ -98,7 +98,8 @@ def submit(home: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[str
     finally:
         os.killpg(head.pid, signal.SIGTERM)
         try:
-            head.wait(30)
+            # the command itself waits for half a minute, whatever it is sent
+            head.wait(3)
         except subprocess.TimeoutExpired:
             os.killpg(head.pid, signal.SIGKILL)
             head.wait(30)
