@@ -1,4 +1,4 @@
-"""Keeps the actors of a search between trials, however many of them have nothing to do for now."""
+"""Keeps the actors of a search: those that have nothing to do for now, and those that start."""
 
 from __future__ import annotations
 
@@ -29,15 +29,39 @@ class _KeptActors(_ObjectCache):  # type: ignore[misc]  # Ray ships no types
             yield from super().flush_cached_objects(force_all=True)
 
 
+def _reuse_patiently(controller: Any, trial: Any) -> bool:
+    """Give a trial an idle actor, unless an actor of its own is starting.
+
+    Ray Tune would end that one. Where trials take less time than the start of an actor (seconds of
+    imports), an idle one always comes first, and the search would run on its first actor alone. An
+    actor that has its resources will start; one that still waits for them may wait for ever, for
+    those of the idle one.
+    """
+    own = controller._trial_to_actor.get(trial)
+    if (
+        own is not None
+        and trial not in controller._resetting_trials
+        and controller._actor_manager.is_actor_started(own)
+    ):
+        return False
+    reused: bool = _reuse(controller, trial)
+    return reused
+
+
+_reuse = tune_controller.TuneController._maybe_reuse_cached_actor
+
+
 @contextmanager
 def actors_kept() -> Iterator[None]:
-    """Tune runs that begin within it end no actor before they end themselves.
+    """Tune runs that begin and end within it end no actor before they end themselves.
 
     Their trials must all ask for the same resources: an idle actor holds what it was given.
     """
-    usual = tune_controller._ObjectCache
+    usual, controller = tune_controller._ObjectCache, tune_controller.TuneController
     tune_controller._ObjectCache = _KeptActors
+    controller._maybe_reuse_cached_actor = _reuse_patiently
     try:
         yield
     finally:
         tune_controller._ObjectCache = usual
+        controller._maybe_reuse_cached_actor = _reuse

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -56,3 +57,30 @@ def test_trials_that_are_proposed_together_start_no_worker_anew(tmp_path: Path) 
     run_search(search, in_actors(work, folder, {"CPU": 1}), folder, 2)
     assert [trial.state for trial in read_trials(folder)] == ["complete"] * 6
     assert len({line.split()[1] for line in (tmp_path / "pids").read_text().splitlines()}) == 2
+
+
+def noting(pids: Path) -> Callable[[TrialTask, int], None]:
+    """Notes the worker of a trial, which takes a fraction of the time that a worker starts in."""
+
+    def note(task: TrialTask, epoch: int) -> None:
+        time.sleep(0.1)
+        with pids.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+
+    return note
+
+
+@pytest.mark.usefixtures("known_to_workers")
+def test_short_trials_use_all_workers(tmp_path: Path) -> None:
+    """Trials that end sooner than a worker starts do not take its place from it."""
+    made, folder = Config(), StudyFolder(tmp_path, "s")
+    made.train.epochs, made.search.trials = 1, 100
+    made.study.methods, made.study.shots = ["spa"], [1, 4]
+    work = PlantedWork(tmp_path / "log", fault=noting(tmp_path / "pids"))
+    search = searcher(folder, made, planted_plan(("spa",), (1, 4), 1), Events())
+    run_search(search, in_actors(work, folder, {"CPU": 1}), folder, 2)
+    assert len(read_trials(folder)) == 200
+    ran = Counter((tmp_path / "pids").read_text().split())
+    # where its start is cut short, the second one has the last trial at most
+    assert len(ran) == 2
+    assert min(ran.values()) > 5
