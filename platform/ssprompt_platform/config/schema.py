@@ -294,8 +294,8 @@ class TrainConfig:
     precision: str = _option("fp32", "arithmetic of the decoder", choices=("fp32", "bf16", "fp16"))
     compile: bool = _option(
         False,
-        "train through torch.compile, which takes about a minute in each worker and a C++ compiler "
-        "(without one: a warning); slower on a CPU",
+        "train through torch.compile, which takes half a minute or so in each worker and a C++ "
+        "compiler (without one: a warning); slower on a CPU",
     )
     device: str = _option(
         "auto", "auto: cuda where a worker has a GPU, else cpu", choices=("auto", "cpu", "cuda")
